@@ -1,0 +1,25 @@
+"""Errors whose reader can mend the cause."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """The user's input is wrong: the message names the key or file, what was found and what would be right.
+
+    The command line prints it without a traceback and exits with 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt `name`: the closest known one, and all of them.
+
+    >>> nearest("dirichlt", ["iid", "dirichlet"])
+    "did you mean 'dirichlet'? Known: dirichlet, iid"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    listing = f"Known: {', '.join(names)}"
+    return f"did you mean '{close[0]}'? {listing}" if close else listing
