@@ -1,0 +1,9 @@
+"""Labelled images, prepared once and shared between processes: `load("digits")`, `load("npz:FILE")`, …"""
+
+from fedkd.data.cache import cache_root
+from fedkd.data.dataset import Dataset
+from fedkd.data.loading import load
+from fedkd.data.source import Prepared, Progress, Source
+from fedkd.data.sources import sources
+
+__all__ = ["Dataset", "Prepared", "Progress", "Source", "cache_root", "load", "sources"]

@@ -1,0 +1,53 @@
+"""The client as a Flower app: the same in simulation and in a deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedkd import wire
+from fedkd.client import forget, serve, use_one_thread
+from fedkd.data import cache_root
+from fedkd.federation import Federation
+from fedkd.holdings import Loader
+from fedkd.knowledge import Knowledge
+
+
+def client_app(load: Loader) -> ClientApp:
+    """A Flower ClientApp whose nodes take their data from `load`.
+
+    `load` is a module-level function: the app travels with every message of a simulation and must not carry data.
+    """
+    app = ClientApp()
+
+    @app.train()
+    def exchange(message: Message, context: Context) -> Message:
+        use_one_thread()
+        settings = message.content.config_records[wire.EXCHANGE]
+        federation = Federation.from_json(str(settings["federation"]))
+        client, number = int(str(settings["client"])), int(str(settings["exchange"]))
+        knowledge = wire.from_arrays(message.content.array_records[wire.KNOWLEDGE])
+        reply = serve(federation, client, number, knowledge, load(federation, client), _store(settings, context.run_id))
+        content = RecordDict(
+            {
+                wire.EXCHANGE: ConfigRecord({"client": client}),
+                wire.METRICS: wire.to_metrics(reply.metrics),
+                wire.KNOWLEDGE: wire.to_arrays(reply.report or Knowledge()),
+            }
+        )
+        return Message(content, reply_to=message)
+
+    @app.query("forget")
+    def tidy(message: Message, context: Context) -> Message:
+        settings = message.content.config_records[wire.EXCHANGE]
+        forget(int(str(settings["client"])), _store(settings, context.run_id))
+        return Message(RecordDict(), reply_to=message)
+
+    return app
+
+
+def _store(settings: ConfigRecord, run_id: int) -> Path:
+    given = settings.get("store")
+    return Path(str(given)) if given is not None else cache_root() / "nodes" / str(run_id)

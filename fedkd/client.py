@@ -1,0 +1,151 @@
+"""One exchange at a client: learn, be judged, report. State lives on the node's own disk between exchanges."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedkd.federation import Federation
+from fedkd.holdings import Holdings
+from fedkd.knowledge import Knowledge
+from fedkd.models import assigned, build_model, empty_model
+from fedkd.node import Node
+from fedkd.pretrain import pretrain
+from fedkd.store import read_tensors, write_tensors
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a client sends back."""
+
+    report: Knowledge | None
+    metrics: dict[tuple[str, str], float]
+    """by (split, metric)"""
+
+
+class StateLostError(RuntimeError):
+    """A client's state of the last exchange is not on its disk any more."""
+
+
+def serve(
+    federation: Federation, client: int, exchange: int, knowledge: Knowledge, holdings: Holdings, store: Path
+) -> Reply:
+    """Exchange number `exchange` of one client: 0 is the start, then the method's preparations, then the rounds.
+
+    Reads the state that exchange − 1 left in `store` and writes its own beside it, so that a repeated message
+    finds what the first attempt found and gives the same reply.
+
+    Raises:
+        StateLostError: exchange − 1 left no readable state.
+    """
+    began = time.perf_counter()
+    device = best_device()
+    holdings = holdings.to(device)
+    method = federation.built
+    last = method.preparations + federation.rounds
+    node = Node(
+        client,
+        federation.clients,
+        federation.seed,
+        federation.train,
+        holdings.classes,
+        data=holdings.data,
+        val=holdings.val,
+        transfer=holdings.transfer,
+        device=device,
+        round=max(0, exchange - method.preparations),
+        exchange=exchange,
+    )
+    model = assigned(federation.models, client)
+    started_right: Tensor | None = None
+    metrics: dict[tuple[str, str], float] = {}
+    if exchange == 0:
+        owner = "common" if federation.init == "common" else f"client {client}"
+        node.models["student"] = build_model(model, holdings.shape, holdings.classes, federation.seed, f"init/{owner}")
+        node.student.to(device)
+        epochs = pretrain(node, node.student, model, federation.pretrain) if federation.start == "pretrained" else 0.0
+        metrics["", "pretrain_epochs"] = epochs
+        metrics["", "parameters"] = sum(parameter.numel() for parameter in node.student.parameters())
+    else:
+        state = read_tensors(_place(store, client, exchange - 1), device)
+        if state is None:
+            raise StateLostError(f"client {client} has no state of exchange {exchange - 1} in {store}")
+        node.models["student"] = empty_model(model, holdings.shape, holdings.classes)
+        node.student.load_state_dict(_under("model/student/", state), assign=True)
+        node.student.requires_grad_(True)
+        node.state.update(_under("state/", state))
+        started_right = state["started_right"]
+        if method.refresh == "once":
+            # Frozen teachers teach in every round, but travel once.
+            knowledge = Knowledge({**_under("kept/", state), **knowledge})
+
+    if node.round > 0:
+        method.learn(node, knowledge)
+    elif exchange > 0:
+        method.prepare(node, knowledge)
+    if exchange == 0 or node.round > 0:
+        judged = holdings.judge(node.student, started_right)
+        metrics |= judged.metrics
+        node.remember_transfer_logits(judged.transfer_logits)
+        if started_right is None:
+            started_right = judged.right
+            method.setup(node)
+    report = method.report(node) if reports(federation, exchange) else None
+
+    if exchange < last:
+        tensors = {f"model/student/{key}": value for key, value in node.student.state_dict().items()}
+        tensors |= {f"state/{key}": value for key, value in node.state.items()}
+        tensors |= {f"kept/{key}": value for key, value in knowledge.items()} if method.refresh == "once" else {}
+        assert started_right is not None
+        write_tensors(_place(store, client, exchange), tensors | {"started_right": started_right})
+    # The last exchange's input stays: the server may still ask for it again.
+    _place(store, client, exchange - 2).unlink(missing_ok=True)
+
+    metrics |= node.records
+    metrics["", "steps"], metrics["", "samples"] = node.steps, node.samples
+    metrics["", "seconds"] = time.perf_counter() - began
+    return Reply(report, metrics)
+
+
+def reports(federation: Federation, exchange: int) -> bool:
+    """Whether clients report after this exchange: nobody would read a report after the last one."""
+    method = federation.built
+    if method.refresh == "never":
+        return False
+    if exchange <= method.preparations:
+        return federation.rounds > 0 or exchange < method.preparations
+    return method.refresh == "every round" and exchange < method.preparations + federation.rounds
+
+
+def forget(client: int, store: Path) -> None:
+    """Remove what this client's exchanges left on its disk."""
+    for file in store.glob(f"client-{client}-*"):
+        file.unlink(missing_ok=True)
+
+
+def has_state(store: Path, client: int, exchange: int) -> bool:
+    """Whether a client could go on after this exchange."""
+    return _place(store, client, exchange).is_file()
+
+
+def _place(store: Path, client: int, exchange: int) -> Path:
+    return store / f"client-{client}-{exchange}.state"
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def best_device() -> torch.device:
+    """The GPU that this process may use, where there is one: Ray shows a client only what it was given."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def use_one_thread() -> None:
+    """One torch thread a client: with more, sums change with the number of cores, and the numbers with them."""
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)

@@ -1,0 +1,146 @@
+"""Prepared data sets on disk: written whole or not at all, by one process at a time, mapped by all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fedkd.data.dataset import Dataset
+from fedkd.data.source import Prepared
+from fedkd.errors import UserError
+
+SCHEMA = 1
+"""Raise when the layout of the files or the meaning of a source changes: older files are then left alone."""
+
+
+def cache_root() -> Path:
+    """Where prepared things are kept: $FEDKD_CACHE, else $XDG_CACHE_HOME/fedkd, else ~/.cache/fedkd."""
+    if own := os.environ.get("FEDKD_CACHE"):
+        return Path(own).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache").absolute() / "fedkd"
+
+
+def place(name: str, identity: object) -> Path:
+    """The file for the source `name` in the state described by `identity`, a JSON value."""
+    digest = hashlib.sha256(json.dumps([SCHEMA, name, identity]).encode()).hexdigest()
+    return cache_root() / "datasets" / f"{name}-{digest[:32]}.safetensors"
+
+
+def remembered(path: Path, prepare: Callable[[], Prepared]) -> Dataset:
+    """The data set in `path`, prepared first where the file is missing or damaged.
+
+    Safe with several processes at once: one prepares, the others wait for it. Raises UserError where the
+    cache cannot be written, and whatever `prepare` raises; nothing half-written is left in either case.
+    """
+    if (dataset := _read(path)) is not None:
+        return dataset
+    with _alone(path):
+        if (dataset := _read(path)) is None:
+            made = prepare()
+            with _needs_disk(path):
+                _write(path, made)
+            dataset = _read(path)
+    if dataset is None:
+        raise UserError(f"{path}: was written but cannot be read back; check the disk, or set FEDKD_CACHE")
+    return dataset
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    # The lock file stays: removing one that another process has just opened would let a third in beside it.
+    with _needs_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock").open("w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _needs_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path.parent}: the cache cannot be written ({getattr(error, 'strerror', None) or error}); "
+            f"set FEDKD_CACHE to a folder that can be, with enough space"
+        ) from error
+
+
+def _write(path: Path, made: Prepared) -> None:
+    columns = {name: np.ascontiguousarray(column) for name, column in made.columns.items()}
+    test = torch.from_numpy(made.test)
+    tensors = {
+        "images": torch.from_numpy(made.images),
+        "labels": torch.from_numpy(made.labels),
+        "train": (~test).nonzero().flatten(),
+        "test": test.nonzero().flatten(),
+    }
+    # As bytes: text columns have no counterpart among tensors.
+    tensors |= {
+        f"column/{name}": torch.frombuffer(bytearray(column.tobytes()), dtype=torch.uint8)
+        for name, column in columns.items()
+    }
+    described = {name: [column.dtype.str, column.shape] for name, column in columns.items()}
+    header = {"peak": made.peak, "classes": made.classes, "columns": described, "fingerprint": _hash(made)}
+    # One name, not one a process: what a killed process left is overwritten, and the lock keeps others away.
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(tensors, partial, metadata={"fedkd": json.dumps(header)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        # safetensors writes for the owner alone; a cache may be shared as far as the umask lets files be.
+        partial.chmod(path.with_suffix(".lock").stat().st_mode)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Dataset | None:
+    """The data set in `path`; None where the file is missing, cut short or not what was written."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["fedkd"])
+            columns = {
+                name: _column(file.get_tensor(f"column/{name}").numpy(), *described)
+                for name, described in header["columns"].items()
+            }
+            return Dataset(
+                name="",
+                images=file.get_tensor("images"),
+                peak=header["peak"],
+                labels=file.get_tensor("labels"),
+                classes=tuple(header["classes"]),
+                train=file.get_tensor("train"),
+                test=file.get_tensor("test"),
+                columns=columns,
+                fingerprint=header["fingerprint"],
+            )
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _column(raw: NDArray[np.uint8], dtype: str, shape: list[int]) -> NDArray[Any]:
+    # Copied, because bytes in the mapped file need not lie where numbers may.
+    column: NDArray[Any] = raw.copy().view(np.dtype(dtype)).reshape(shape)
+    return column
+
+
+def _hash(made: Prepared) -> str:
+    digest = hashlib.sha256(json.dumps([made.peak, made.classes, made.images.shape]).encode())
+    for array in (made.images, made.labels, made.test):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,41 @@
+"""From a source string to a data set."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+
+from fedkd.data.cache import place, remembered
+from fedkd.data.dataset import Dataset
+from fedkd.data.source import Progress
+from fedkd.data.sources import parse
+
+_RECENT: OrderedDict[Path, Dataset] = OrderedDict()
+_RECENT_SIZE = 4
+_TURN = threading.Lock()
+
+
+def load(source: str, progress: Progress | None = None) -> Dataset:
+    """The data set that `source` names: `digits`, `npz:FILE`, `images:FOLDER` or `images:ARCHIVE`.
+
+    The first load prepares the data and keeps them under `cache_root()`; later ones, in any process, map that
+    file. Changing the user's file, its size or its time, prepares it anew. `progress`, called with (what,
+    done, total), follows the preparation. Raises UserError where the source is unknown, missing or damaged.
+    """
+    name, origin = parse(source)
+    path = place(name, origin.stamp())
+    with _TURN:
+        if path in _RECENT:
+            _RECENT.move_to_end(path)
+            return replace(_RECENT[path], name=source)
+    dataset = remembered(path, lambda: origin.prepare(progress or _silent))
+    with _TURN:
+        _RECENT[path] = dataset
+        while len(_RECENT) > _RECENT_SIZE:
+            _RECENT.popitem(last=False)
+    return replace(dataset, name=source)
+
+
+def _silent(what: str, done: int, total: int) -> None: ...

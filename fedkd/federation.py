@@ -1,0 +1,69 @@
+"""What a federation is: everything its numbers depend on, as plain values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import cached_property
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from fedkd.method import METHODS, Method
+from fedkd.models.architecture import STRICT
+from fedkd.node import Pretraining, Training
+
+
+@dataclass(frozen=True, config=STRICT)
+class Federation:
+    """One federation. Equal settings give equal numbers, on every engine.
+
+    `dataset`, `partition`, `transfer` and `val` describe the data to whoever loads them (`Loader`) and to the
+    reader of the results; nothing here interprets them.
+    """
+
+    method: str
+    """spec string of the method"""
+    models: str = "cnn"
+    """model of the clients; "cnn|mlp" gives them out in turn"""
+    clients: Annotated[int, Ge(1)] = 10
+    """number of clients"""
+    rounds: Annotated[int, Ge(0)] = 10
+    """rounds after the start"""
+    seed: Annotated[int, Ge(0)] = 0
+    """seed of everything that is drawn: partition, initial weights, batches"""
+    dataset: str = "digits"
+    """data source"""
+    partition: str = "iid"
+    """how the training data are dealt to the clients"""
+    transfer: str = "public(fraction=0.2)"
+    """the transfer set"""
+    val: Literal["local"] = "local"
+    """where validation samples come from: 10 % of each client's own shard"""
+    init: Literal["common", "per_client"] = "common"
+    """initial weights before pre-training: shared by equal architectures, or each client's own"""
+    start: Literal["pretrained", "random"] = "pretrained"
+    """where the rounds begin"""
+    pretrain: Pretraining = Pretraining()
+    """the [pretrain] table"""
+    train: Training = Training()
+    """the [train] table"""
+
+    @cached_property
+    def built(self) -> Method:
+        """The method itself."""
+        return METHODS.build(self.method)
+
+    def to_json(self) -> str:
+        """All settings as one JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Federation:
+        """Inverse of `to_json`, checked like any other input."""
+        return _ADAPTER.validate_json(text)
+
+
+_ADAPTER = TypeAdapter(Federation)

@@ -1,0 +1,85 @@
+"""What lies on one participant's disk: what a method may learn from, and what it is only judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedkd.evaluate import accuracy, mean_loss
+from fedkd.federation import Federation
+from fedkd.models import Model
+from fedkd.models.architecture import Shape
+from fedkd.node import Data
+
+Row = tuple[int, str, str, float]
+"""(client, split, metric, value)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Holdings:
+    """One participant's data. The first four go to its `Node`; `judged` never does."""
+
+    shape: Shape
+    classes: int
+    data: Data | None
+    """private training samples; None at the server"""
+    val: Data | None
+    """validation samples; None where the participant holds none"""
+    transfer: Data | None
+    """transfer set as methods may see it: without labels unless the study gives them to all"""
+    judged: Mapping[str, Data] = field(default_factory=dict)
+    """labelled samples by split ("test", "val", "transfer"): read for reporting after learning, never by a method"""
+
+    def to(self, device: torch.device) -> Holdings:
+        """The same data on a device; itself where they are there already."""
+        if device.type == "cpu":
+            return self
+        data, val, transfer = (part and part.to(device) for part in (self.data, self.val, self.transfer))
+        judged = {split: part.to(device) for split, part in self.judged.items()}
+        return Holdings(self.shape, self.classes, data, val, transfer, judged)
+
+    def judge(self, model: Model, started_right: Tensor | None) -> Judgement:
+        """Accuracy and loss of a model on every judged split, in one forward pass.
+
+        `started_right` is the (n,) bool mask of test samples that were right at the start; with it, knowledge
+        gained (wrong → right) and lost (right → wrong) are shares of all test samples.
+        """
+        splits = {name: data for name, data in self.judged.items() if len(data)}
+        model.eval()
+        with torch.inference_mode():
+            inputs = torch.cat([data.x for data in splits.values()])
+            parts = torch.cat([model(chunk) for chunk in torch.split(inputs, 4096)])
+        logits = dict(zip(splits, torch.split(parts.clone(), [len(d) for d in splits.values()]), strict=True))
+        metrics: dict[tuple[str, str], float] = {}
+        for name, data in splits.items():
+            assert data.y is not None
+            metrics[name, "accuracy"] = accuracy(logits[name], data.y)
+            metrics[name, "loss"] = mean_loss(logits[name], data.y)
+        right = torch.empty(0, dtype=torch.bool)
+        if "test" in splits:
+            labels = splits["test"].y
+            assert labels is not None
+            right = logits["test"].argmax(dim=1).eq(labels)
+            before = right if started_right is None else started_right
+            metrics["test", "gained"] = float((right & ~before).double().mean())
+            metrics["test", "lost"] = float((before & ~right).double().mean())
+        return Judgement(metrics, logits.get("transfer"), right)
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """How good a model is."""
+
+    metrics: dict[tuple[str, str], float]
+    """by (split, metric)"""
+    transfer_logits: Tensor | None
+    """(n, classes) on the transfer set: the same forward pass serves the report"""
+    right: Tensor
+    """(n,) which test samples are right"""
+
+
+Loader = Callable[[Federation, int], Holdings]
+"""Gives a participant its data: (federation, client id or SERVER) → holdings."""

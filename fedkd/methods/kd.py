@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Gt, Interval
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedkd import ensemble
+from fedkd.losses import OBJECTIVES, cross_entropy
+from fedkd.method import Method, Refresh, Wire
+from fedkd.models.architecture import STRICT
+from fedkd.node import Node
+from fedkd.teachers import Teachers
+from fedkd.train import Batch, Labels
+
+
+@dataclass(frozen=True, config=STRICT)
+class KD(Method):
+    """Knowledge distillation: (1 − w)·CE + w·T²·KL(teachers ‖ student), the teachers being the other clients.
+
+    Hinton et al., arXiv 1503.02531; between pre-trained peers: Alballa & Canini, arXiv 2402.14922. The fixed
+    T = 1 and w = 0.5 of the untuned form are our reading.
+    """
+
+    temperature: Annotated[float, Gt(0)] = 1.0
+    """T, softens both predictions"""
+    weight: Annotated[float, Interval(ge=0, le=1)] = 0.5
+    """w, share of distillation; the rest is cross-entropy on labelled samples"""
+    objective: Literal["kl", "reverse_kl", "js", "mse"] = "kl"
+    """what is minimised between teacher and student"""
+    merge_by: Literal["logits", "probabilities"] = "logits"
+    """what is averaged over the teachers: logits, or p at temperature T"""
+    teachers: Teachers = "others"
+    """who teaches: others, self, one(ID), k(NUMBER)"""
+    refresh: Refresh = "once"
+    """once: teachers stay as pre-trained and travel once; every round: they teach what they have learnt since"""
+    wire: Wire = "float16"
+    """type in which soft predictions travel"""
+
+    @property
+    def labels(self) -> Labels:
+        return "all" if self.weight < 1 else "none"
+
+    def combine(self, node: Node, predictions: Tensor) -> Tensor:  # noqa: ARG002
+        if self.merge_by == "logits":
+            return ensemble.mean_logits(predictions)
+        return ensemble.mean_probabilities(predictions, self.temperature)
+
+    def loss(self, batch: Batch) -> Tensor:
+        assert batch.student is not None
+        assert batch.teacher is not None
+        distilled = OBJECTIVES[self.objective](batch.student, batch.teacher, self.temperature)
+        if self.weight == 1:
+            return distilled
+        return (1 - self.weight) * cross_entropy(batch.labelled, batch.labels) + self.weight * distilled

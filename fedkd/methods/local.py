@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pydantic.dataclasses import dataclass
+
+from fedkd.method import Method, Refresh
+from fedkd.models.architecture import STRICT
+from fedkd.train import Labels
+
+
+@dataclass(frozen=True, config=STRICT)
+class Local(Method):
+    """Each client trains on alone, and nothing travels: the lower bound."""
+
+    public: bool = True
+    """learn from the transfer labels where the study gives them to every method; without them it changes nothing"""
+
+    @property
+    def refresh(self) -> Refresh:
+        return "never"
+
+    @property
+    def labels(self) -> Labels:
+        return "all" if self.public else "private"

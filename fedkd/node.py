@@ -1,0 +1,172 @@
+"""What a client or the server holds and may touch: no test data, by construction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Interval
+from pydantic.dataclasses import dataclass as checked_dataclass
+from torch import Tensor
+
+from fedkd.knowledge import Knowledge
+from fedkd.models.architecture import STRICT, Model
+from fedkd.streams import stream
+
+CPU = torch.device("cpu")
+SERVER = -1
+"""Id of the server among the nodes, and of the whole federation in results."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Samples of one split, in memory."""
+
+    x: Tensor
+    """(n, channels, height, width) float32 in [0, 1]"""
+    y: Tensor | None
+    """(n,) int64, or None where no method may know the labels"""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device) -> Data:
+        """The same samples on a device; itself where they are there already."""
+        return Data(self.x.to(device), None if self.y is None else self.y.to(device))
+
+
+@checked_dataclass(frozen=True, config=STRICT)
+class Optimisation:
+    """How steps are taken."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """optimiser; its state starts afresh each round"""
+    lr: Annotated[float, Gt(0)] = 0.05
+    """learning rate, constant"""
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """momentum of sgd"""
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    """weight decay"""
+    batch_size: Annotated[int, Gt(0)] = 32
+    """samples a step, of each kind: private and transfer batches have the same size"""
+
+
+@checked_dataclass(frozen=True, config=STRICT)
+class Training(Optimisation):
+    """How models are trained in a round: the `[train]` table, equal for every method of a study."""
+
+    epochs: Annotated[int, Gt(0)] = 1
+    """local epochs a round, of ⌈private samples / batch_size⌉ steps each"""
+    steps: Annotated[int, Ge(0)] = 0
+    """optimiser steps a round; 0 counts in epochs"""
+
+    def steps_a_round(self, samples: int) -> int:
+        """Optimiser steps in one round of a client with this many private samples."""
+        return self.steps or self.epochs * math.ceil(samples / self.batch_size)
+
+
+@checked_dataclass(frozen=True, config=STRICT)
+class Pretraining(Optimisation):
+    """How each client's model is trained on its own shard before the federation begins: the `[pretrain]` table."""
+
+    epochs: Literal["converged"] | Annotated[int, Ge(0)] = "converged"
+    """a number, or until the training loss has not fallen by 1 % over 10 epochs (at most 300)"""
+
+
+@dataclass(eq=False)
+class Node:
+    """One participant as a method sees it. Evaluation on test data happens beside it, never in it."""
+
+    id: int
+    """client id from 0, or SERVER"""
+    clients: int
+    """number of clients in the federation"""
+    seed: int
+    training: Training
+    classes: int
+    data: Data | None = None
+    """private training samples; None at the server"""
+    val: Data | None = None
+    """local validation samples"""
+    transfer: Data | None = None
+    """the public transfer set; its `y` is None unless the study labels it for every method"""
+    device: torch.device = CPU
+    """where models and samples live"""
+    round: int = 0
+    """0 is the start"""
+    exchange: int = 0
+    """messages since the start: counts a method's preparations too"""
+    models: dict[str, Model] = field(default_factory=dict)
+    """the node's networks; a client's own is "student" """
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """a method's own tensors; they survive from round to round"""
+    steps: int = 0
+    """optimiser steps taken in this exchange"""
+    samples: int = 0
+    """examples back-propagated in this exchange"""
+    records: dict[tuple[str, str], float] = field(default_factory=dict)
+    """further results of this exchange, by (split, metric)"""
+    _transfer_logits: Tensor | None = None
+
+    @property
+    def student(self) -> Model:
+        """The client's own model."""
+        return self.models["student"]
+
+    @property
+    def private(self) -> Data:
+        """The client's training samples, with labels."""
+        assert self.data is not None, "the server holds no private data"
+        return self.data
+
+    @property
+    def public(self) -> Data:
+        """The transfer set."""
+        assert self.transfer is not None, "this federation has no transfer set"
+        return self.transfer
+
+    def rng(self, purpose: str, *further: int) -> torch.Generator:
+        """The random stream of this node for one purpose (and, say, one round)."""
+        return stream(self.seed, purpose, self.id, *further)
+
+    def record(self, metric: str, value: float, split: str = "") -> None:
+        """Report one number of this exchange in the results."""
+        self.records[split, metric] = float(value)
+
+    def predict(self, x: Tensor, chunk: int = 4096) -> Tensor:
+        """(n, classes) logits of the student in evaluation mode, without gradients."""
+        student = self.student.eval()
+        with torch.inference_mode():
+            parts = [student(part) for part in torch.split(x, chunk)]
+        return torch.cat(parts).clone()
+
+    def transfer_logits(self) -> Tensor:
+        """(n, classes) logits of the student on the transfer set, computed once between two trainings."""
+        if self._transfer_logits is None:
+            self._transfer_logits = self.predict(self.public.x)
+        return self._transfer_logits
+
+    def remember_transfer_logits(self, logits: Tensor | None) -> None:
+        """Keep logits that evaluation has just computed; None forgets them because the student has changed."""
+        self._transfer_logits = logits
+
+    def predictions(self, knowledge: Mapping[str, Tensor]) -> Tensor:
+        """(teachers, n, classes) logits that some knowledge stands for.
+
+        Raises:
+            KeyError: the knowledge holds no soft predictions.
+        """
+        return decode_predictions(knowledge["logits"]).to(self.device)
+
+
+def decode_predictions(logits: Tensor) -> Tensor:
+    """(teachers, n, classes) float32 from (n, classes) or (teachers, n, classes) in the wire's type."""
+    return (logits if logits.dim() == 3 else logits.unsqueeze(0)).float()
+
+
+def collect(reports: Mapping[int, Knowledge]) -> Tensor:
+    """(clients, n, classes) logits of all reports, in the order of client ids."""
+    return torch.stack([reports[client]["logits"].float() for client in sorted(reports)])

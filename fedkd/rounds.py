@@ -1,0 +1,205 @@
+"""The rounds of one federation at the server: configure, aggregate, and start, which alternates the two."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedkd import wire
+from fedkd.client import has_state, reports
+from fedkd.federation import Federation
+from fedkd.holdings import Holdings, Loader, Row
+from fedkd.knowledge import Knowledge
+from fedkd.node import SERVER, Node
+from fedkd.store import read_tensors, write_tensors
+
+OnRound = Callable[[int, list[Row]], None]
+"""Called with (round, rows) when a round is complete."""
+
+
+class FederationError(RuntimeError):
+    """A federation cannot go on: a client failed or did not answer. What is complete is kept."""
+
+
+class Rounds:
+    """One federation on a Flower grid.
+
+    `configure` and `aggregate` are one exchange; `start` runs them all. Exchange 0 is the start, then come the
+    method's preparations, then the rounds: one message down and one up per client and exchange.
+    """
+
+    def __init__(self, federation: Federation, load: Loader, store: Path | None = None) -> None:
+        """`store` is where the server, and clients that can see it, keep state; None: clients use their own cache."""
+        self.federation = federation
+        self.method = federation.built
+        self.store = store
+        self.first = 0
+        """exchange to begin with"""
+        self.last = self.method.preparations + federation.rounds
+        """number of the last exchange"""
+        self._knowledge: dict[int, Knowledge] = {}
+        self._rows: list[Row] = []
+        self._began = time.perf_counter()
+        self._node = _server_node(federation, load(federation, SERVER))
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to run."""
+        return self.first > self.last
+
+    def configure(self, exchange: int, nodes: Sequence[int]) -> list[Message]:
+        """The messages of one exchange: client i is told so, and is `nodes[i]` of the grid."""
+        self._began = time.perf_counter()
+        messages = []
+        for client, node in enumerate(nodes):
+            settings = ConfigRecord({"federation": self.federation.to_json(), "client": client, "exchange": exchange})
+            if self.store is not None:
+                settings["store"] = str(self.store)
+            knowledge = self._knowledge.get(client, Knowledge())
+            content = RecordDict(
+                {wire.EXCHANGE: settings, wire.KNOWLEDGE: wire.to_arrays(knowledge)},
+            )
+            messages.append(Message(content, node, wire.TRAIN, group_id=str(exchange)))
+        return messages
+
+    def aggregate(self, exchange: int, replies: Iterable[Message]) -> list[Row]:
+        """Turn the replies of one exchange into what the next will send; returns the exchange's rows.
+
+        Raises:
+            FederationError: a client failed or is missing. Survivors are never averaged without it.
+        """
+        received = self._read(replies)
+        metrics = {client: wire.from_metrics(content) for client, content in received.items()}
+        knowledge = {
+            client: wire.from_arrays(content.array_records[wire.KNOWLEDGE]) for client, content in received.items()
+        }
+        rows: list[Row] = []
+        for client in sorted(received):
+            rows += [(client, split, metric, value) for (split, metric), value in metrics[client].items()]
+            sent = self._knowledge.get(client, Knowledge())
+            rows.append((client, "", "bytes_down", float(sent.nbytes)))
+            rows.append((client, "", "bytes_up", float(knowledge[client].nbytes)))
+        self._node.exchange = exchange
+        self._node.round = max(0, exchange - self.method.preparations)
+        self._knowledge = {}
+        if reports(self.federation, exchange):
+            if exchange == 0:
+                self.method.setup(self._node)
+            self._knowledge = self.method.merge(self._node, knowledge)
+        rows += [(SERVER, split, metric, value) for (split, metric), value in self._node.records.items()]
+        self._node.records.clear()
+        rows.append((SERVER, "", "seconds", time.perf_counter() - self._began))
+        return rows
+
+    def complete(self, exchange: int, rows: list[Row]) -> tuple[int, list[Row]] | None:
+        """Book the rows of one exchange; (round, rows) once its round is complete, else None.
+
+        The start and the preparations together are round 0: what they cost is added up there.
+        """
+        preparing = 0 < exchange <= self.method.preparations
+        self._rows = _added(self._rows, rows, preparing)
+        if exchange < self.method.preparations:
+            return None
+        booked, self._rows = self._rows, []
+        if self.store is not None and exchange < self.last:
+            write_tensors(_place(self.store, exchange), self._checkpoint())
+            _place(self.store, exchange - 2).unlink(missing_ok=True)
+        return exchange - self.method.preparations, booked
+
+    def start(self, grid: Grid, nodes: Sequence[int], on_round: OnRound, timeout: float | None = None) -> None:
+        """Run every exchange from `first` on; `on_round` is called as each round completes.
+
+        Raises:
+            FederationError: see `aggregate`.
+        """
+        for exchange in range(self.first, self.last + 1):
+            replies = grid.send_and_receive(self.configure(exchange, nodes), timeout=timeout)
+            if done := self.complete(exchange, self.aggregate(exchange, replies)):
+                on_round(*done)
+
+    def resume(self, after: int) -> bool:
+        """Go on after a complete round, from what server and clients left in the store; False if that is gone."""
+        exchange = self.method.preparations + after
+        if exchange >= self.last:
+            self.first = self.last + 1
+            return True
+        if self.store is None:
+            return False
+        state = read_tensors(_place(self.store, exchange))
+        present = all(has_state(self.store, client, exchange) for client in range(self.federation.clients))
+        if state is None or not present:
+            return False
+        self._restore(state)
+        self.first = exchange + 1
+        return True
+
+    def _read(self, replies: Iterable[Message]) -> dict[int, RecordDict]:
+        received: dict[int, RecordDict] = {}
+        failed: list[str] = []
+        for reply in replies:
+            if reply.has_error():
+                failed.append(f"node {reply.metadata.src_node_id}: {reply.error.reason}")
+            else:
+                received[int(str(reply.content.config_records[wire.EXCHANGE]["client"]))] = reply.content
+        missing = sorted(set(range(self.federation.clients)) - set(received))
+        if failed:
+            raise FederationError(f"{len(failed)} of {self.federation.clients} clients failed; {sorted(failed)[0]}")
+        if missing:
+            raise FederationError(f"no answer from clients {', '.join(map(str, missing))}")
+        return received
+
+    def _checkpoint(self) -> dict[str, Tensor]:
+        tensors = {f"state/{key}": value for key, value in self._node.state.items()}
+        for client, knowledge in self._knowledge.items():
+            tensors |= {f"knowledge/{client}/{name}": tensor for name, tensor in knowledge.items()}
+        return tensors | {"exchange": torch.tensor(self._node.exchange)}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        bags: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            kind, _, rest = key.partition("/")
+            if kind == "state":
+                self._node.state[rest] = tensor
+            elif kind == "knowledge":
+                client, _, name = rest.partition("/")
+                bags.setdefault(int(client), {})[name] = tensor
+        self._knowledge = {client: Knowledge(bag) for client, bag in bags.items()}
+
+
+def _server_node(federation: Federation, holdings: Holdings) -> Node:
+    return Node(
+        SERVER,
+        federation.clients,
+        federation.seed,
+        federation.train,
+        holdings.classes,
+        val=holdings.val,
+        transfer=holdings.transfer,
+    )
+
+
+_SUMMED = {"bytes_up", "bytes_down", "seconds", "steps", "samples"}
+
+
+def _added(before: list[Row], rows: list[Row], preparing: bool) -> list[Row]:
+    """Rows of one more exchange of the same round: costs are added, and what preparations cost stands apart too."""
+    if preparing:
+        spent = [(client, value) for client, _, metric, value in rows if metric in ("bytes_up", "bytes_down")]
+        rows = rows + [
+            (c, "", "tuning_bytes", sum(v for d, v in spent if d == c)) for c in sorted({c for c, _ in spent})
+        ]
+    merged = {row[:3]: row[3] for row in before}
+    for client, split, metric, value in rows:
+        key = (client, split, metric)
+        merged[key] = merged[key] + value if metric in _SUMMED and key in merged else value
+    return [(*key, value) for key, value in merged.items()]
+
+
+def _place(store: Path, exchange: int) -> Path:
+    return store / f"server-{exchange}.state"

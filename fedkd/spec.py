@@ -1,0 +1,264 @@
+"""Spec strings: `name(key=value, …)` → object, and the catalogue of what exists.
+
+A spec string is at once recipe value, run-config value, command-line argument, cache key and plot label.
+It is parsed as a literal and never evaluated; a catalogue finds its object by file name, so that adding a
+file to a package adds a name, and no other file changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+import textwrap
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from pydantic import ValidationError
+
+from fedkd.errors import UserError, nearest
+
+T = TypeVar("T")
+
+_SHAPE = "a name, with parameters in parentheses where it has any: name(key=value, …)"
+_OWN_FILE = re.compile(r"^(?P<file>[^()]+\.py):(?P<call>.+)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A parsed spec string. `str(spec)` is its canonical spelling."""
+
+    name: str
+    arguments: dict[str, Any]
+    file: str | None = None
+
+    def __str__(self) -> str:
+        prefix = f"{self.file}:" if self.file else ""
+        inside = ", ".join(f"{key}={_shown(value)}" for key, value in self.arguments.items())
+        return f"{prefix}{self.name}({inside})" if inside else f"{prefix}{self.name}"
+
+
+def parse(text: str) -> Spec:
+    """Parse one spec string.
+
+    >>> str(parse("kd( temperature=4.0 )"))
+    'kd(temperature=4.0)'
+
+    Raises:
+        UserError: the text is not `name(key=literal, …)`.
+    """
+    own = _OWN_FILE.match(text.strip())
+    call = own["call"] if own else text
+    try:
+        node = ast.parse(call.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"cannot read the spec {text!r}; it should be {_SHAPE}") from error
+    file = own["file"] if own else None
+    if isinstance(node, ast.Name):
+        return Spec(node.id, {}, file)
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        raise UserError(f"cannot read the spec {text!r}; it should be {_SHAPE}")
+    name = node.func.id
+    if node.args:
+        raise UserError(f"{name}: parameters are given by name, as in {name}(key=value); found {text!r}")
+    arguments: dict[str, Any] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            raise UserError(f"{name}: found '**' in {text!r}; parameters are given by name")
+        try:
+            value = ast.literal_eval(_LowerCase().visit(keyword.value))
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+            found = ast.unparse(keyword.value)
+            raise UserError(
+                f"{name}({keyword.arg}=…): {found} is not a literal; numbers, quoted text, true or false "
+                "and lists of them are"
+            ) from error
+        arguments[keyword.arg] = value
+    return Spec(name, arguments, file)
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+class _LowerCase(ast.NodeTransformer):
+    """Recipes are TOML, where booleans are lower case: true and false mean what they mean there."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        known = {"true": True, "false": False}
+        return ast.Constant(known[node.id]) if node.id in known else node
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a catalogue entry, as the help and the docs show it."""
+
+    name: str
+    type: str
+    default: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Catalogue(Generic[T]):
+    """The objects of one kind that spec strings can name: one file each in `package`."""
+
+    noun: str
+    """What an entry is called in messages: "method", "partition", "model"."""
+    package: str
+    """Import path of the package whose files are the entries."""
+    base: type[T]
+    """The class that an entry derives from."""
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every name that exists, sorted."""
+        package = importlib.import_module(self.package)
+        files = (module.name for module in pkgutil.iter_modules(package.__path__))
+        found = (name for name in files if self._entry(importlib.import_module(f"{self.package}.{name}"), name))
+        return tuple(sorted(found))
+
+    def find(self, spec: Spec) -> type[T]:
+        """The class behind a parsed spec.
+
+        Raises:
+            UserError: nothing has this name (the message offers the nearest), or the user's file lacks it.
+        """
+        if spec.file:
+            module = _load_file(spec.file, self.noun)
+            entry = self._entry(module, spec.name)
+            if entry is None:
+                raise UserError(f"{self.noun} {spec}: {spec.file} defines no {self.base.__name__} called {spec.name!r}")
+            return entry
+        if spec.name not in self.names:
+            raise UserError(f"unknown {self.noun} {spec.name!r}: {nearest(spec.name, self.names)}")
+        entry = self._entry(importlib.import_module(f"{self.package}.{spec.name}"), spec.name)
+        assert entry is not None
+        return entry
+
+    def build(self, text: str) -> T:
+        """The object that a spec string stands for, its parameters checked.
+
+        Raises:
+            UserError: unknown name or parameter, wrong type, or a value out of range.
+        """
+        spec = parse(text)
+        entry = self.find(spec)
+        known = [parameter.name for parameter in parameters(entry)]
+        for key in spec.arguments:
+            if key not in known:
+                hint = nearest(key, known) if known else "it has no parameters"
+                raise UserError(f"{self.noun} {spec.name}: unknown parameter {key!r}; {hint}")
+        arguments = {key: _as_tuple(value) for key, value in spec.arguments.items()}
+        try:
+            return entry(**arguments)
+        except ValidationError as error:
+            raise UserError(f"{self.noun} {spec.name}: {_first_problem(error)}") from error
+
+    def _entry(self, module: ModuleType, name: str) -> type[T] | None:
+        wanted = name.replace("_", "").lower()
+        for value in vars(module).values():
+            if (
+                inspect.isclass(value)
+                and issubclass(value, self.base)
+                and value.__module__ == module.__name__
+                and value.__name__.lower() == wanted
+            ):
+                return value
+        return None
+
+
+def parameters(entry: type[object]) -> list[Parameter]:
+    """Name, type, default and help of every parameter of a dataclass, the docstring under a field being its help."""
+    if not dataclasses.is_dataclass(entry):
+        return []
+    docs: dict[str, str] = {}
+    for owner in reversed(entry.__mro__):
+        if dataclasses.is_dataclass(owner):
+            docs.update(_field_docs(owner))
+    hints = typing.get_type_hints(entry)
+    return [
+        Parameter(
+            field.name,
+            _type_name(hints[field.name]),
+            "required" if field.default is dataclasses.MISSING else repr(_plain(field.default)),
+            docs.get(field.name, ""),
+        )
+        for field in dataclasses.fields(entry)
+    ]
+
+
+def summary(entry: type[object]) -> str:
+    """The first line of an entry's docstring."""
+    return (inspect.getdoc(entry) or "").split("\n", 1)[0]
+
+
+def _field_docs(owner: type[object]) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for field, doc in zip(body.body, body.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(doc, ast.Expr)
+            and isinstance(doc.value, ast.Constant)
+            and isinstance(doc.value.value, str)
+        ):
+            docs[field.target.id] = " ".join(doc.value.value.split())
+    return docs
+
+
+def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(repr(choice) for choice in typing.get_args(hint))
+    return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _plain(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _as_tuple(value: Any) -> Any:
+    """Values of frozen objects are hashable: a list in a spec string becomes a tuple."""
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    where = f"{where}: " if where else ""
+    return f"{where}{message[0].lower()}{message[1:]}, found {problem['input']!r}"
+
+
+def _load_file(file: str, noun: str) -> ModuleType:
+    """Import a user's own file. This runs the file: it is code that its user names, like a script."""
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"{noun} file {file!r} does not exist (looked for {path})")
+    name = f"_fedkd_own_{abs(hash(str(path)))}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    run: Callable[[ModuleType], None] = spec.loader.exec_module
+    try:
+        run(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{noun} file {file!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,185 @@
+"""Steps of a loss: the hot path, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from fedkd.node import Data, Node, Optimisation
+
+Labels = Literal["all", "private", "none"]
+"""Which labelled samples a loss reads: private and labelled transfer, private alone, or none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What a student shall predict."""
+
+    logits: Tensor
+    """(n, classes): soft labels are softmax(logits / T)"""
+    weights: Tensor | None = None
+    """(n,) how much each sample counts, or None for all the same"""
+    on: Literal["transfer", "private"] = "transfer"
+    """which samples these are the soft labels of"""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a loss sees at one step."""
+
+    node: Node
+    labelled: Tensor
+    """(b, classes) student logits of samples whose labels are known; with a labelled transfer set its share is last"""
+    labels: Tensor
+    """(b,) their labels"""
+    student: Tensor | None
+    """(m, classes) student logits of distilled samples, with gradients; None where nothing is distilled"""
+    teacher: Tensor | None
+    """(m, classes) their target logits"""
+    weights: Tensor | None
+    """(m,) their weights"""
+
+
+Loss = Callable[[Batch], Tensor]
+
+
+def fit(
+    node: Node,
+    loss: Loss,
+    target: Target | None = None,
+    *,
+    labels: Labels = "all",
+    steps: int | None = None,
+    first: int | None = None,
+    optimisation: Optimisation | None = None,
+    purpose: str = "batches",
+) -> Tensor:
+    """Train the node's student for `steps` steps (default: one round's) of `loss`.
+
+    Each step takes one batch of private and one of transfer samples, where the loss needs them, in one forward
+    pass. Batches run through reshuffled passes over the data; `first` is the number of the first step in that
+    endless sequence (default: where the last round stopped), so that every method sees the same batches.
+    Returns the mean loss over the steps, a scalar.
+    """
+    settings = optimisation or node.training
+    steps = node.training.steps_a_round(len(node.private)) if steps is None else steps
+    first = (node.round - 1) * steps if first is None else first
+    node.remember_transfer_logits(None)
+    model = node.student.train()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = make_optimiser(parameters, settings)
+
+    distil_private = target is not None and target.on == "private"
+    distil_transfer = target is not None and target.on == "transfer"
+    known = node.transfer is not None and node.transfer.y is not None
+    use_private = labels != "none" or distil_private
+    use_transfer = distil_transfer or (labels == "all" and known)
+
+    private = _batches(node, "private", node.private, settings, steps, first, purpose) if use_private else None
+    transfer = _batches(node, "transfer", node.public, settings, steps, first, purpose) if use_transfer else None
+    none = torch.empty(0, dtype=torch.int64, device=node.device)
+    total = torch.zeros((), device=node.device)
+    for _ in range(steps):
+        own = none if private is None else next(private).to(node.device, non_blocking=True)
+        common = none if transfer is None else next(transfer).to(node.device, non_blocking=True)
+        logits = model(_gather(node, own, common))
+        of_own, of_common = logits[: len(own)], logits[len(own) :]
+
+        labelled, y = of_own, none
+        if labels != "none":
+            y = _labels(node.private, own)
+            if labels == "all" and known:
+                labelled, y = logits, torch.cat([y, _labels(node.public, common)])
+        student = teacher = weights = None
+        if target is not None:
+            student, index = (of_common, common) if distil_transfer else (of_own, own)
+            teacher = target.logits[index]
+            weights = None if target.weights is None else target.weights[index]
+        value = loss(Batch(node, labelled, y, student, teacher, weights))
+        optimiser.step(torch.autograd.grad(value, parameters, materialize_grads=True))
+        total += value.detach()
+        node.samples += len(logits)
+    node.steps += steps
+    return total / max(steps, 1)
+
+
+def _gather(node: Node, own: Tensor, common: Tensor) -> Tensor:
+    """Private and transfer samples in one tensor: one forward pass serves both."""
+    parts = [data.x[index] for data, index in ((node.data, own), (node.transfer, common)) if data and len(index)]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _labels(data: Data, index: Tensor) -> Tensor:
+    assert data.y is not None
+    return data.y[index]
+
+
+def _batches(
+    node: Node, kind: str, data: Data, settings: Optimisation, steps: int, first: int, purpose: str
+) -> Iterator[Tensor]:
+    """(batch,) indices of each step: consecutive slices of endless, reshuffled passes over the data."""
+    n = len(data)
+    size = min(settings.batch_size, n)
+    start, stop = first * size, (first + steps) * size
+    passes = range(start // n, -(-stop // n))
+    order = [torch.randperm(n, generator=node.rng(f"{purpose}/{kind}", part)) for part in passes]
+    if not order:
+        return iter(())
+    skipped = start % n
+    return iter(torch.split(torch.cat(order)[skipped : skipped + steps * size], size))
+
+
+class Optimiser(Protocol):
+    """Turns gradients into a step."""
+
+    def step(self, gradients: tuple[Tensor, ...]) -> None: ...
+
+
+def make_optimiser(parameters: Sequence[Tensor], settings: Optimisation) -> Optimiser:
+    """The optimiser that the settings name, with fresh state."""
+    return SGD(parameters, settings) if settings.optimizer == "sgd" else _TorchOptimiser(parameters, settings)
+
+
+class SGD:
+    """Stochastic gradient descent with momentum and weight decay, as in torch.optim.
+
+    Its own three lines, because the first optimiser made by torch.optim imports the compiler: two seconds in
+    every worker.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], settings: Optimisation) -> None:
+        self._parameters = list(parameters)
+        self._settings = settings
+        self._velocity: list[Tensor] = []
+
+    @torch.no_grad()
+    def step(self, gradients: tuple[Tensor, ...]) -> None:
+        settings, step = self._settings, list(gradients)
+        if settings.weight_decay:
+            step = list(torch._foreach_add(step, self._parameters, alpha=settings.weight_decay))
+        if settings.momentum:
+            if self._velocity:
+                torch._foreach_mul_(self._velocity, settings.momentum)
+                torch._foreach_add_(self._velocity, step)
+            else:
+                self._velocity = [gradient.clone() for gradient in step]
+            step = self._velocity
+        torch._foreach_add_(self._parameters, step, alpha=-settings.lr)
+
+
+class _TorchOptimiser:
+    def __init__(self, parameters: Sequence[Tensor], settings: Optimisation) -> None:
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        self._parameters = parameters
+        self._optimiser = kinds[settings.optimizer](
+            parameters, lr=settings.lr, weight_decay=settings.weight_decay, foreach=True
+        )
+
+    def step(self, gradients: tuple[Tensor, ...]) -> None:
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._optimiser.step()

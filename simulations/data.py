@@ -1,0 +1,166 @@
+"""Who holds what: data set × partition × transfer set → one manifest, and each participant's holdings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Interval
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedkd.data import Dataset, cache_root, load
+from fedkd.errors import UserError
+from fedkd.federation import Federation
+from fedkd.holdings import Holdings
+from fedkd.models.architecture import STRICT
+from fedkd.node import SERVER, Data
+from fedkd.spec import Catalogue, parse
+from fedkd.store import alone
+from partitions.contract import PartitionError, Samples, Strategy, apply, stream
+from partitions.holdout import hold_out
+from partitions.manifest import Manifest
+
+PARTITIONS: Catalogue[Strategy] = Catalogue("partition", "partitions", Strategy)  # type: ignore[type-abstract]
+SCHEMA = 1
+"""Raise when the same settings would give another split."""
+VALIDATION = 0.1
+"""Share of each client's shard that is kept for validation."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Public:
+    """A transfer set that is held out before partitioning and known to all."""
+
+    fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.2
+    """share of the training data"""
+    labelled: bool = False
+    """give its labels to every method, local included"""
+
+
+def transfer_set(text: str) -> Public:
+    """The transfer set that a recipe's `transfer` names.
+
+    Raises:
+        UserError: it is not `public(fraction=…, labelled=…)`.
+    """
+    spec = parse(text)
+    form = 'it should be "public(fraction=0.2)" or "public(fraction=0.2, labelled=true)"'
+    if spec.name != "public" or spec.file:
+        raise UserError(f"transfer = {text!r} is unknown; {form}")
+    try:
+        return Public(**spec.arguments)
+    except (ValidationError, TypeError) as error:
+        problem = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"transfer = {text!r}: {problem[0].lower()}{problem[1:]}; {form}") from error
+
+
+def deal(federation: Federation, dataset: Dataset) -> Manifest:
+    """Deal a data set's training array: transfer set first, then the clients' shards, then validation out of each.
+
+    Raises:
+        UserError: the partition cannot be made; the message says why.
+    """
+    labels = dataset.labels[dataset.train].numpy()
+    columns = {name: column[dataset.train.numpy()] for name, column in dataset.columns.items()}
+    strategy = PARTITIONS.build(federation.partition)
+    fraction = transfer_set(federation.transfer).fraction
+    transfer, rest = hold_out(len(labels), fraction, stream(federation.seed, "transfer"), labels)
+    samples = Samples(labels[rest], {name: column[rest] for name, column in columns.items()})
+    try:
+        partition = apply(strategy, samples, federation.clients, federation.seed)
+    except PartitionError as error:
+        raise UserError(f"partition {federation.partition}: {error}") from error
+    train, val = [], []
+    for client, shard in enumerate(partition.clients):
+        held, kept = hold_out(rest[shard], VALIDATION, stream(federation.seed, f"val/{client}"))
+        if not len(held):
+            raise UserError(
+                f"partition {federation.partition}: client {client} holds {len(shard)} samples; at least 2 are needed, "
+                "one to train on and one to validate; use fewer clients, a milder skew or a larger min_size"
+            )
+        train.append(kept)
+        val.append(held)
+    return Manifest(
+        federation.partition,
+        federation.dataset,
+        federation.seed,
+        tuple(train),
+        transfer,
+        tuple(val),
+        rest[partition.dropped],
+    ).checked(len(labels))
+
+
+def manifest(federation: Federation) -> Manifest:
+    """The manifest of a federation: dealt once, then read from the cache by every process.
+
+    Raises:
+        UserError: see `deal`.
+    """
+    return _kept(federation.dataset, federation.partition, federation.clients, federation.seed, federation.transfer)
+
+
+@lru_cache(maxsize=64)
+def _kept(dataset: str, partition: str, clients: int, seed: int, transfer: str) -> Manifest:
+    source = load(dataset)
+    identity = [SCHEMA, np.__version__, source.fingerprint, partition, clients, seed, transfer, VALIDATION]
+    if parse(partition).file:
+        identity.append(hashlib.sha256(Path(str(parse(partition).file)).read_bytes()).hexdigest())
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    path = cache_root() / "partitions" / f"{digest[:40]}.json"
+    with alone(path):
+        if path.is_file():
+            try:
+                return Manifest.load(path)
+            except PartitionError:
+                path.unlink()  # damaged: dealt anew
+        federation = Federation(
+            "local", dataset=dataset, partition=partition, clients=clients, seed=seed, transfer=transfer
+        )
+        dealt = deal(federation, source)
+        dealt.save(path)
+        return dealt
+
+
+def load_holdings(federation: Federation, client: int) -> Holdings:
+    """What one client, or the server, has on its disk: the `Loader` of every engine."""
+    return _holdings(
+        federation.dataset, federation.partition, federation.clients, federation.seed, federation.transfer, client
+    )
+
+
+@lru_cache(maxsize=128)
+def _holdings(dataset: str, partition: str, clients: int, seed: int, transfer: str, client: int) -> Holdings:
+    source = load(dataset)
+    split = _kept(dataset, partition, clients, seed, transfer)
+    labelled = transfer_set(transfer).labelled
+    common = _common(dataset, partition, clients, seed, transfer)
+    public = Data(common["transfer"].x, common["transfer"].y if labelled else None)
+    if client == SERVER:
+        return Holdings(source.shape, len(source.classes), None, None, public)
+    assert isinstance(split.val, tuple)
+    val = _take(source, split.val[client])
+    data = _take(source, split.clients[client])
+    return Holdings(source.shape, len(source.classes), data, val, public, {"val": val, **common})
+
+
+@lru_cache(maxsize=4)
+def _common(dataset: str, partition: str, clients: int, seed: int, transfer: str) -> dict[str, Data]:
+    """The splits that all clients share, with labels, for judging only; in memory once a process."""
+    source = load(dataset)
+    split = _kept(dataset, partition, clients, seed, transfer)
+    return {
+        "transfer": _take(source, split.transfer),
+        "test": Data(source.pixels(source.test), source.labels[source.test]),
+    }
+
+
+def _take(source: Dataset, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Data:
+    index = source.train[torch.from_numpy(positions)]
+    return Data(source.pixels(index), source.labels[index])

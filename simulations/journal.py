@@ -1,0 +1,67 @@
+"""Results as they happen: one line a round, synced, so that they survive whatever stops the process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedkd.errors import UserError
+from fedkd.holdings import Row
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The journal of one federation: a header, then one line a round, each a JSON object."""
+
+    path: Path
+    header: Mapping[str, Any]
+    """`federation` (its id), `rounds`, `settings`"""
+
+    def complete(self) -> int:
+        """The last round that is complete, −1 where none is.
+
+        A line that a crash tore is cut off, and a journal of other settings is an error.
+
+        Raises:
+            UserError: the file is not this federation's journal.
+        """
+        if not self.path.is_file():
+            return -1
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = whole.splitlines()
+        if not lines:
+            self.path.unlink()
+            return -1
+        try:
+            found = json.loads(lines[0])
+            rounds = [json.loads(line)["round"] for line in lines[1:]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path}: not a journal ({error}); remove the file or choose another --out") from error
+        if found != json.loads(json.dumps(self.header)) or rounds != list(range(len(rounds))):
+            raise UserError(f"{self.path}: holds another federation's rounds; remove it or choose another --out")
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+        return len(rounds) - 1
+
+    def begin(self) -> None:
+        """Start anew: nothing but the header."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        _write(partial, "w", self.header)
+        partial.replace(self.path)
+
+    def append(self, number: int, rows: list[Row]) -> None:
+        """Add a complete round."""
+        _write(self.path, "a", {"round": number, "rows": rows})
+
+
+def _write(path: Path, mode: str, line: Mapping[str, Any]) -> None:
+    with path.open(mode, encoding="utf-8") as file:
+        file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
