@@ -1,0 +1,10 @@
+"""Result tables in, statistics and figures out.
+
+This room reads a results folder and nothing else: it imports none of the other rooms. `load` gives
+the tidy table; `analysis.report.make_report` writes the figures and the report.
+"""
+
+from analysis.journal import ResultsError
+from analysis.table import finished, load, read_study, rebuild
+
+__all__ = ["ResultsError", "finished", "load", "read_study", "rebuild"]

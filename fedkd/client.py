@@ -12,7 +12,7 @@ from torch import Tensor
 from fedkd.federation import Federation
 from fedkd.holdings import Holdings
 from fedkd.knowledge import Knowledge
-from fedkd.models import assigned, build_model, empty_model
+from fedkd.models import assigned, build_model, restored_model
 from fedkd.node import Node
 from fedkd.pretrain import pretrain
 from fedkd.store import read_tensors, write_tensors
@@ -74,9 +74,9 @@ def serve(
         state = read_tensors(_place(store, client, exchange - 1), device)
         if state is None:
             raise StateLostError(f"client {client} has no state of exchange {exchange - 1} in {store}")
-        node.models["student"] = empty_model(model, holdings.shape, holdings.classes)
-        node.student.load_state_dict(_under("model/student/", state), assign=True)
-        node.student.requires_grad_(True)
+        node.models["student"] = restored_model(
+            model, holdings.shape, holdings.classes, _under("model/student/", state)
+        )
         node.state.update(_under("state/", state))
         started_right = state["started_right"]
         if method.refresh == "once":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from fedkd.errors import UserError
 from fedkd.models.architecture import Architecture, Model, Shape
@@ -35,13 +37,20 @@ def build_model(spec: str, shape: Shape, classes: int, seed: int, purpose: str) 
     architecture = _architecture(spec)
     with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, purpose, spec))
-        return architecture.build(shape, classes)
+        return _laid_out(architecture.build(shape, classes))
 
 
-def empty_model(spec: str, shape: Shape, classes: int) -> Model:
-    """A model whose weights are about to be loaded: nothing is drawn or allocated twice."""
+def restored_model(spec: str, shape: Shape, classes: int, weights: Mapping[str, Tensor]) -> Model:
+    """A model with given weights, which it takes over: nothing is drawn or allocated twice."""
     with torch.device("meta"):
-        return _architecture(spec).build(shape, classes)
+        model = _architecture(spec).build(shape, classes)
+    model.load_state_dict(weights, assign=True)
+    return _laid_out(model.requires_grad_(True))
+
+
+def _laid_out(model: Model) -> Model:
+    # Channels last: convolutions and pooling of small images take a third to two thirds of the time.
+    return model.to(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=64)

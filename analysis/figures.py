@@ -1,0 +1,251 @@
+"""Every figure of a report: one figure an idea, one panel a partition."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.curves import accuracy_against_bytes, accuracy_against_rounds
+from analysis.gains import delta_intervals, gained_and_lost
+from analysis.heatmaps import tuned_methods, tuning_heatmap
+from analysis.scores import frozen_teachers
+from analysis.shards import partition_measures, partition_picture
+from analysis.style import ACROSS, Look, labels, legend_below, looks, panels, save, styled
+from analysis.summary import Summary
+
+Panel = tuple[str, Callable[[Axes], Axes]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A saved figure and what is to be said about it."""
+
+    title: str
+    caption: str
+    svg: Path
+    png: Path
+    across: int
+    """Panels side by side; a page needs this to keep them readable on a narrow screen."""
+
+
+def draw_block(
+    table: pd.DataFrame, title: str, block: Summary, order: Sequence[str], folder: Path, suffix: str
+) -> list[Picture]:
+    """The figures of one block: curves, costs, gains, knowledge and, where something was tuned, the grids.
+
+    table: the rows of this block. title: its settings in words. order: methods in the study's order, so that
+    every block gives a method the same look. suffix: appended to file names. Files go to `folder`.
+    """
+    styles = looks(order)
+    seeds = _seeds(table)
+    over = f"Line or dot: mean over {seeds}; band or bar: {100 * block.level:g} % Student-t interval over seeds"
+    over += "." if table["seed"].nunique() > 1 else " (none with one seed)."
+    ranked = list(dict.fromkeys(block.rows["partition"])) or list(dict.fromkeys(table["partition"]))
+    parts = [(str(name), table[table["partition"] == name]) for name in ranked]
+    note = "Axes differ between panels. " if len(parts) > 1 else ""
+    frozen = frozen_teachers(table)
+    axis = (
+        f"Frozen teachers ({', '.join(frozen)}): knowledge travels once, so later rounds are local epochs. "
+        if frozen
+        else ""
+    )
+    drawn = [
+        _picture(
+            "accuracy-rounds" + suffix,
+            f"Accuracy against rounds: {title}",
+            f"Mean test accuracy over clients; round 0 is the common start. {over} {axis}{note}",
+            [(name, _curve(accuracy_against_rounds, part, block, styles)) for name, part in parts],
+            folder,
+        ),
+        _picture(
+            "accuracy-bytes" + suffix,
+            f"Accuracy against communication: {title}",
+            "Mean test accuracy against the bytes sent so far by and to all clients, tuning included. "
+            "A point is a round, the large one the last round with its interval; methods are set a "
+            "few pixels apart where costs agree. Dashed horizontals send "
+            f"nothing, the dotted one is the start. {over} {note}",
+            [(name, _curve(accuracy_against_bytes, part, block, styles)) for name, part in parts],
+            folder,
+        ),
+    ]
+    rows = [(name, block.rows[block.rows["partition"] == name]) for name, _ in parts]
+    rows = [(name, each) for name, each in rows if len(each)]
+    height = 0.9 + 0.42 * max((len(each) for _, each in rows), default=0)
+    if rows:
+        drawn.append(
+            _picture(
+                "gain" + suffix,
+                f"Gain over the start: {title}",
+                f"Δ = final minus round-0 test accuracy, in points, mean over clients. {over} "
+                "Intervals that overlap do not mean no difference: the paired differences are in the table.",
+                [(name, _bars(delta_intervals, each, styles)) for name, each in rows],
+                folder,
+                width=4.0,
+                height=height,
+                legend=False,
+                same_x=True,
+            )
+        )
+    if rows and block.rows["gained"].notna().any():
+        drawn.append(
+            _picture(
+                "knowledge" + suffix,
+                f"Knowledge gained and lost: {title}",
+                "Shares of all test samples whose prediction went from wrong to right (gained) "
+                f"and from right to wrong (lost) between round 0 and the last round, "
+                f"mean over clients and {seeds}.",
+                [(name, _bars(gained_and_lost, each, None)) for name, each in rows],
+                folder,
+                width=4.0,
+                height=height,
+                same_x=True,
+            )
+        )
+    tuned = [(name, method, part) for name, part in parts for method in tuned_methods(part)]
+    if tuned:
+        names = ", ".join(dict.fromkeys(method for _, method, _ in tuned))
+        several = len({method for _, method, _ in tuned}) > 1
+        drawn.append(
+            _picture(
+                "tuning" + suffix,
+                f"What tuning found: {title}",
+                "Validation accuracy in percent of every tuned cell, mean over clients and seeds. "
+                "Framed cells were chosen, with how many of the choices fell on them. Colours are "
+                f"scaled in each panel. Tuned: {names}.",
+                [
+                    (f"{name} · {method}" if several else name, _heat(part[part["method"] == method]))
+                    for name, method, part in tuned
+                ],
+                folder,
+                width=4.0,
+                height=3.3,
+                legend=False,
+            )
+        )
+    return drawn
+
+
+def draw_partitions(partitions: Sequence[Mapping[str, Any]], folder: Path) -> list[Picture]:
+    """Who holds what, one figure a data set, one panel a partition: the first seed of each.
+
+    partitions: entries of study.json with dataset, partition, seed, counts (clients × classes) and classes;
+    entries without counts are left out.
+    """
+    first: dict[tuple[str, str, int], Mapping[str, Any]] = {}
+    for entry in partitions:
+        if entry.get("counts") and entry.get("classes"):
+            first.setdefault((str(entry["dataset"]), str(entry["partition"]), len(entry["counts"])), entry)
+    drawn = []
+    for dataset in dict.fromkeys(name for name, _, _ in first):
+        mine = {(name, clients): entry for (data, name, clients), entry in first.items() if data == dataset}
+        several = len({clients for _, clients in mine}) > 1
+        seeds = sorted({str(entry.get("seed")) for entry in mine.values()})
+        drawn.append(
+            _picture(
+                "partitions" + ("" if len({data for data, _, _ in first}) == 1 else f"-{slug(dataset)}"),
+                f"Who holds what: {dataset}",
+                f"Private samples of each class at each client, seed {', '.join(seeds)}. {_measures(mine)}",
+                [
+                    (f"{name} · {clients} clients" if several else name, _bar(entry))
+                    for (name, clients), entry in mine.items()
+                ],
+                folder,
+                height=2.7,
+            )
+        )
+    return drawn
+
+
+def slug(text: str) -> str:
+    """A file name for a spec: readable, safe everywhere, and different for different specs."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
+    if plain == text and len(plain) <= 40:
+        return plain
+    return f"{plain[:40].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def _picture(
+    name: str,
+    title: str,
+    caption: str,
+    parts: Sequence[Panel],
+    folder: Path,
+    *,
+    width: float = 3.5,
+    height: float = 2.9,
+    legend: bool = True,
+    same_x: bool = False,
+) -> Picture:
+    with styled():
+        figure, axes = panels(len(parts), width, height, extra=0.5 if legend else 0.0)
+        titles = labels([panel for panel, _ in parts], width=int(9.5 * width))
+        for (panel, draw), ax in zip(parts, axes, strict=True):
+            draw(ax)
+            # A heat map may have asked for room under its title.
+            ax.set_title(titles[panel], loc="left", pad=18 if any(ax.texts) and _has_note(ax) else None)
+        if same_x:
+            limits = [ax.get_xlim() for ax in axes]
+            for ax in axes:
+                ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
+        _share_labels(axes, same_rows=same_x)
+        if legend:
+            legend_below(figure, axes)
+        svg, png = save(figure, folder / name)
+    return Picture(title, caption, svg, png, min(len(parts), ACROSS))
+
+
+def _has_note(ax: Axes) -> bool:
+    return any(text.get_text().startswith("best over") for text in ax.texts)
+
+
+def _share_labels(axes: Sequence[Axes], same_rows: bool) -> None:
+    """Say what an axis is once, at the edge, where all panels agree."""
+    inner = [ax for place, ax in enumerate(axes) if place % ACROSS]
+    if len({ax.get_ylabel() for ax in axes}) == 1:
+        for ax in inner:
+            ax.set_ylabel("")
+    if same_rows and len({tuple(label.get_text() for label in ax.get_yticklabels()) for ax in axes}) == 1:
+        for ax in inner:
+            ax.tick_params(labelleft=False)
+
+
+def _seeds(table: pd.DataFrame) -> str:
+    numbers = table.groupby(["partition", "method"])["seed"].nunique()
+    least, most = int(numbers.min()), int(numbers.max())
+    if least < most:
+        return f"{least} to {most} seeds"
+    return f"{most} seeds" if most != 1 else "one seed"
+
+
+def _curve(draw: Callable[..., Axes], part: pd.DataFrame, block: Summary, styles: Mapping[str, Look]) -> Any:
+    present = set(part["method"])
+    mine = {method: look for method, look in styles.items() if method in present}
+    return lambda ax: draw(part, ax, level=block.level, styles=mine)
+
+
+def _bars(draw: Callable[..., Axes], rows: pd.DataFrame, styles: Mapping[str, Look] | None) -> Any:
+    return lambda ax: draw(rows, ax) if styles is None else draw(rows, ax, styles=styles)
+
+
+def _heat(part: pd.DataFrame) -> Any:
+    return lambda ax: tuning_heatmap(part, ax)
+
+
+def _bar(entry: Mapping[str, Any]) -> Any:
+    return lambda ax: partition_picture(entry["counts"], [str(name) for name in entry["classes"]], ax)
+
+
+def _measures(entries: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:
+    texts = []
+    for (name, clients), entry in entries.items():
+        measures = partition_measures(entry["counts"])
+        texts.append(
+            f"{name}, {clients} clients: {measures['samples'].min()}–{measures['samples'].max()} samples, "
+            f"label entropy {measures['entropy'].mean():.2f} bits on average"
+        )
+    return "; ".join(texts) + "."

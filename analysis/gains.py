@@ -1,0 +1,108 @@
+"""What a method changed: knowledge gained and lost, and the net gain with its interval.
+
+Both functions take the rows of one panel of a `Summary` (one block, one partition), draw one line a method,
+in the order of the rows from top to bottom, and return the ax.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from analysis.style import GAIN, INK, LOSS, QUIET, Look, labels, looks
+from analysis.units import NOTHING, percent, points
+
+
+def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
+    """Diverging bars: right, the share of test samples that went from wrong to right since round 0; left,
+    those that went from right to wrong. The diamond is their difference, Δ.
+
+    rows: columns method, gained, lost, delta, shares in [0, 1], as `compare` gives them.
+    """
+    y = np.arange(len(rows))
+    for name, sign, colour in (("gained", 1, GAIN), ("lost", -1, LOSS)):
+        share = rows[name].to_numpy(dtype=np.float64)
+        ax.barh(y, sign * np.nan_to_num(share), color=colour, height=0.62, label=f"knowledge {name}")
+        for place, value in zip(y, share, strict=True):
+            ax.annotate(
+                percent(value),
+                (sign * np.nan_to_num(value), place),
+                xytext=(4 * sign, 0),
+                textcoords="offset points",
+                ha="left" if sign > 0 else "right",
+                va="center",
+                fontsize=8,
+                color=INK,
+            )
+    ax.scatter(
+        rows["delta"],
+        y,
+        marker="D",
+        s=26,
+        facecolor="white",
+        edgecolor=INK,
+        zorder=3,
+        label="Δ = gained − lost",
+    )
+    ax.axvline(0, color=INK, linewidth=0.8)
+    _method_axis(ax, rows)
+    # Room for the numbers at both ends of the bars.
+    most, least = (float(np.nan_to_num(rows[name].max())) for name in ("gained", "lost"))
+    room = 0.32 * max(most, least, 1e-3)
+    ax.set_xlim(-least - room, most + room)
+    ax.set_xlabel("share of test samples, points")
+    return ax
+
+
+def delta_intervals(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
+    """A dot and its interval for each method's Δ, the gain in mean test accuracy over round 0.
+
+    rows: columns method, delta, delta_low, delta_high, as `compare` gives them. With one seed there is no
+    interval and the dot is hollow.
+    """
+    methods = [str(name) for name in rows["method"]]
+    styles = styles or looks(methods)
+    for place, (method, mean, low, high) in enumerate(
+        zip(methods, rows["delta"], rows["delta_low"], rows["delta_high"], strict=True)
+    ):
+        look, known = styles[method], not np.isnan(low)
+        if known:
+            ax.plot([low, high], [place, place], color=look.color, linewidth=2.2, solid_capstyle="round")
+        face = look.color if known else "white"
+        ax.plot(
+            [mean],
+            [place],
+            marker="o",
+            markersize=7,
+            color=look.color,
+            markerfacecolor=face,
+            linestyle="none",
+        )
+        ax.annotate(
+            points(mean) if not np.isnan(mean) else NOTHING,
+            (0.0 if np.isnan(mean) else mean, place),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=INK,
+            # The zero line would cross out small gains.
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
+    ax.axvline(0, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
+    _method_axis(ax, rows)
+    ax.set_xlabel("Δ test accuracy since round 0, points")
+    return ax
+
+
+def _method_axis(ax: Axes, rows: pd.DataFrame) -> None:
+    methods = [str(name) for name in rows["method"]]
+    names = labels(methods, width=22)
+    ax.set_yticks(range(len(methods)), [names[method] for method in methods])
+    ax.set_ylim(len(methods) - 0.4, -0.7)
+    ax.grid(visible=False, axis="y")
+    ax.spines["left"].set_visible(False)
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}".replace("-", "−")))

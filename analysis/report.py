@@ -1,0 +1,75 @@
+"""A results folder becomes a report: figures, a table, and one page that needs nothing else.
+
+The same results give the same files, byte for byte: nothing here looks at a clock.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.figures import Picture, draw_block, draw_partitions, slug
+from analysis.files import replacing
+from analysis.journal import ResultsError
+from analysis.page import page
+from analysis.summary import Summary, block_title, compare, orders
+from analysis.table import finished, load, read_study, rebuild, up_to_date
+
+
+def make_report(directory: str | Path, *, target: float | None = None, baseline: str = "local") -> Path:
+    """Write `figures/*.svg` and `.png`, `summary.csv` and `report.html` into a results folder.
+
+    Federations that have not finished are left out, and the report says how many; only where none of a
+    block has finished are their curves drawn as far as they go. target, baseline: as in `compare`.
+    `rounds.parquet` is brought up to date on the way. Returns the path of `report.html`.
+    Raises ResultsError when the folder is not a results folder or no round has finished yet.
+    """
+    directory = Path(directory)
+    if not up_to_date(directory):
+        rebuild(directory)
+    table, study = load(directory), read_study(directory)
+    if table.empty:
+        raise ResultsError(f"{directory}: no federation has finished a round yet; report again when one has")
+    summary = compare(table, study=study, target=target, baseline=baseline)
+    pictures = draw(table, summary, study, directory / "figures")
+    _write(directory / "summary.csv", _csv(summary))
+    report = directory / "report.html"
+    _write(report, page(summary, pictures, table, study))
+    return report
+
+
+def draw(
+    table: pd.DataFrame, summary: Summary, study: Mapping[str, Any], folder: Path
+) -> list[tuple[str, list[Picture]]]:
+    """Draw every figure into `folder`. Returns them by block: its title and its pictures; the partitions come
+    first, under an empty title. table: the whole study, as `load` gives it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = finished(table)
+    known = orders(study).get("method", [])
+    present = set(table["method"])
+    methods = list(dict.fromkeys([*(name for name in known if name in present), *sorted(present)]))
+    drawn = [("", draw_partitions(study.get("partitions") or [], folder))]
+    keys = list(summary.settings)
+    # Blocks of which nothing has finished have no rows in the summary, but curves.
+    values = pd.concat([summary.rows.reindex(columns=keys), table[keys]]).drop_duplicates()
+    finished_blocks = dict(summary.blocks())
+    for place in values.itertuples(index=False, name=None):
+        title = block_title(keys, place)
+        block = finished_blocks.get(title) or replace(summary, rows=summary.rows.iloc[:0])
+        source = done if title in finished_blocks else table
+        mine = source[(source[keys] == list(place)).all(axis=1)]
+        suffix = f"--{slug(title)}" if len(values) > 1 else ""
+        drawn.append((title, draw_block(mine, title, block, methods, folder, suffix)))
+    return drawn
+
+
+def _csv(summary: Summary) -> str:
+    """All columns of the comparison, as numbers; a `Reach` prints as `4` or `>10`."""
+    return summary.rows.to_csv(index=False, lineterminator="\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,50 @@
+"""Numbers as people read them: percentages, points, bytes, counts. NaN is always a dash."""
+
+import math
+
+NOTHING = "–"
+_STEPS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """0.8734 → `87.3`."""
+    return NOTHING if math.isnan(share) else _signed_zero(f"{100 * share:.{digits}f}")
+
+
+def points(share: float, digits: int = 1) -> str:
+    """0.012 → `+1.2`, -0.012 → `−1.2`: a difference of two percentages."""
+    if math.isnan(share):
+        return NOTHING
+    text = _signed_zero(f"{100 * share:+.{digits}f}")
+    return text.replace("-", "−")
+
+
+def spread(low: float, high: float, digits: int = 1) -> str:
+    """Half the width of a symmetric interval, in points: ` ± 1.2`, or nothing where there is no interval."""
+    half = 100 * (high - low) / 2
+    if math.isnan(half):
+        return ""
+    # "± 0.0" would claim certainty.
+    fine = 1e-6 < half < 0.5 * 10**-digits
+    return f" ± {half:.1g}" if fine else f" ± {half:.{digits}f}"
+
+
+def size(number: float) -> str:
+    """Bytes in binary units: 1536 → `1.5 KiB`."""
+    if math.isnan(number):
+        return NOTHING
+    step = min(int(math.log2(number) // 10), len(_STEPS) - 1) if number >= 1 else 0
+    scaled = f"{number / 1024**step:.3g}" if number / 1024**step < 999.5 else f"{number / 1024**step:.0f}"
+    return f"{scaled} {_STEPS[step]}"
+
+
+def count(number: float) -> str:
+    """12300.0 → `12,300`; fractions, which means over seeds can have, keep one digit."""
+    if math.isnan(number):
+        return NOTHING
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
+
+
+def _signed_zero(text: str) -> str:
+    # "-0.0" and "+0.0" are the same nothing.
+    return text.lstrip("+-") if not text.strip("+-0.") else text

@@ -1,0 +1,50 @@
+"""The two apps that `flwr run .` starts: one federation, with its settings from the run configuration.
+
+    flwr run . --run-config "method='kd(temperature=4.0)' rounds=5" \\
+        --federation-config "num-supernodes=10 client-resources-num-cpus=1"
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedkd.apps import client_app
+from fedkd.client import use_one_thread
+from fedkd.holdings import Row
+from fedkd.rounds import Rounds
+from fedkd.strategy import tidy_up, wait_for_nodes
+from simulations.data import load_holdings
+from simulations.recipe import expand
+
+client = client_app(load_holdings)
+server = ServerApp()
+_LOG = logging.getLogger("flwr")
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    """One federation on whatever nodes the grid has; each round is logged, and journalled where `out` is a folder."""
+    from simulations.study import Study
+
+    use_one_thread()
+    config = dict(context.run_config)
+    out = str(config.pop("out", ""))
+    recipe = expand("flwr", {key: value for key, value in config.items() if value != ""})
+    federation = recipe.federations[0]
+    journal = Study(recipe, Path(out)).open(federation) if out else None
+    nodes = wait_for_nodes(grid, federation.clients)
+
+    def on_round(number: int, rows: list[Row]) -> None:
+        if journal:
+            journal.append(number, rows)
+        found = [
+            value for client, split, metric, value in rows if (split, metric) == ("test", "accuracy") and client >= 0
+        ]
+        _LOG.info("round %d of %d: mean test accuracy %.3f", number, federation.rounds, sum(found) / len(found))
+
+    Rounds(federation, load_holdings).start(grid, nodes, on_round)
+    tidy_up(grid, nodes)

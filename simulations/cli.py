@@ -1,0 +1,325 @@
+"""The command line. Heavy imports wait until something has been printed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from fedkd.federation import Federation
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Simulate federated and distributed knowledge distillation between pre-trained models, on Flower and Ray.",
+)
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+WRONG_INPUT = 2
+STOPPED = 130
+
+
+def main() -> None:
+    """Entry point: exit code 0 done, 2 the user's input is wrong, 1 anything else."""
+    try:
+        with _one_message():
+            app()
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+
+
+@contextmanager
+def _one_message() -> Iterator[None]:
+    """Turn errors that the user can mend into one message and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        if not _mendable(error):
+            raise
+        err.print(f"[red]error:[/] {escape(str(error))}")
+        sys.exit(WRONG_INPUT)
+    except RuntimeError as error:
+        if type(error).__name__ not in ("StudyError", "FederationError"):
+            raise
+        err.print(f"[red]failed:[/] {escape(str(error))}")
+        sys.exit(1)
+
+
+def _mendable(error: ValueError) -> bool:
+    """By name, because importing the rooms for their error classes would take seconds."""
+    return any(kind.__name__ in ("UserError", "PartitionError", "ResultsError") for kind in type(error).__mro__)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe that ships with fedkd.")],
+    results: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the results; default results/<recipe>.", show_default=False)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="ray, or inline: one process, for debugging.")] = "ray",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
+    ] = None,
+    lanes: Annotated[
+        int | None, typer.Option(min=1, help="Federations in flight; default: twice the workers.", show_default=False)
+    ] = None,
+    verbose: Annotated[bool, typer.Option(help="Show Flower's and Ray's own logs.")] = False,
+) -> None:
+    """Run every federation of a recipe; finished ones are skipped, interrupted ones resume."""
+    folder = results or Path("results") / Path(recipe).stem
+    out.print(f"fedkd: [bold]{escape(recipe)}[/] → {escape(str(folder))} (engine {escape(engine)})")
+    from fedkd.errors import UserError, nearest
+    from simulations.recipe import read
+    from simulations.study import Interrupted, Study
+
+    if engine not in ("ray", "inline"):
+        raise UserError(f"--engine {engine!r} is unknown: {nearest(engine, ('ray', 'inline'))}")
+    study = Study(read(recipe, overrides or ()), folder)
+    swept = ", ".join(study.recipe.swept) or "nothing"
+    out.print(f"{len(study.recipe.federations)} federations, sweeping {escape(swept)}")
+    _stop_on_interrupt(study.stop)
+    try:
+        with _Bar() as bar:
+            study.run(engine, lanes, verbose, bar.watcher)
+    except Interrupted:
+        err.print("stopped; complete rounds are kept, and the same command goes on from there")
+        sys.exit(STOPPED)
+    _print_comparison(folder)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder of fedkd run.")],
+    target: Annotated[
+        float | None, typer.Option(help="Accuracy for rounds-to-target, in [0, 1]; default: best minus a point.")
+    ] = None,
+) -> None:
+    """Statistics, figures (svg and png) and the self-contained report.html of a results folder."""
+    out.print(f"fedkd: reporting on {escape(str(results))}")
+    from analysis.report import make_report
+
+    page = make_report(results, target=target)
+    _print_comparison(results, target)
+    figures = sorted((results / "figures").glob("*.png"))
+    out.print(f"figures: {escape(str(results / 'figures'))} ({len(figures)}, each as .svg and .png)")
+    out.print(f"report:  {escape(str(page))}")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str | None, typer.Argument(help="methods, partitions, datasets or models; default: all.")] = None,
+) -> None:
+    """Names, one-line descriptions, and parameters with types and defaults."""
+    from fedkd.data import sources
+    from fedkd.errors import UserError, nearest
+    from fedkd.method import METHODS
+    from fedkd.models import ARCHITECTURES
+    from fedkd.spec import Catalogue, parameters, parse, summary
+    from simulations.data import PARTITIONS
+
+    catalogues: dict[str, Catalogue[object]] = {"methods": METHODS, "partitions": PARTITIONS, "models": ARCHITECTURES}  # type: ignore[dict-item]
+    kinds = [*catalogues, "datasets"]
+    if what is not None and what not in kinds:
+        raise UserError(f"list {what!r} is unknown: {nearest(what, kinds)}")
+    for kind in kinds if what is None else [what]:
+        out.print(f"[bold]{kind}[/]")
+        if kind == "datasets":
+            for name, line in sources().items():
+                out.print(f"  [cyan]{name}[/]  {escape(line)}")
+            continue
+        for name in catalogues[kind].names:
+            entry = catalogues[kind].find(parse(name))
+            out.print(f"  [cyan]{name}[/]  {escape(summary(entry))}")
+            for parameter in parameters(entry):
+                head = f"{parameter.name}: {parameter.type} = {parameter.default}"
+                out.print(f"      {escape(head)}\n          [dim]{escape(parameter.help)}[/]")
+
+
+@app.command()
+def partition(
+    spec: Annotated[str, typer.Argument(help='For example "dirichlet(alpha=0.1)".')],
+    dataset: Annotated[str, typer.Option(help="Data source.")] = "digits",
+    clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the deal.")] = 0,
+    transfer: Annotated[str, typer.Option(help="Transfer set that is held out first.")] = "public(fraction=0.2)",
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the picture: .svg, .png or .pdf.", show_default=False)
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option("--out", help="Write the manifest (JSON).", show_default=False)
+    ] = None,
+) -> None:
+    """Show and save one partition: table, picture, manifest."""
+    from analysis.files import replacing
+    from analysis.shards import partition_measures, partition_picture
+    from analysis.style import panels, styled
+    from fedkd.data import load
+    from fedkd.errors import UserError
+    from fedkd.federation import Federation
+    from fedkd.spec import parse
+    from simulations.data import deal
+
+    if plot is not None and plot.suffix not in (".svg", ".png", ".pdf"):
+        raise UserError(f"--plot {plot}: the ending says the format; use .svg, .png or .pdf")
+    for file in (plot, manifest):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise UserError(f"{file}: its folder does not exist; make it first or choose another")
+    with _Bar() as bar:
+        source = load(dataset, bar.watcher.preparing)
+    federation = Federation(
+        "local", dataset=dataset, partition=str(parse(spec)), clients=clients, seed=seed, transfer=transfer
+    )
+    dealt = deal(federation, source)
+    counts = dealt.counts(source.labels[source.train].numpy(), len(source.classes))
+    measures = partition_measures(counts)
+    table = Table(title=f"{dealt.strategy} on {dataset}, seed {seed}", title_justify="left")
+    table.add_column("client", justify="right")
+    for column in measures.columns:
+        table.add_column(str(column), justify="right")
+    for name in source.classes:
+        table.add_column(name, justify="right", style="dim")
+    for client, row in enumerate(measures.itertuples(index=False)):
+        table.add_row(
+            str(client), *(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row), *map(str, counts[client])
+        )
+    out.print(table)
+    out.print(
+        f"private {sum(map(len, dealt.clients))}, validation {sum(map(len, dealt.val))}, transfer {len(dealt.transfer)}, "
+        f"dropped {len(dealt.dropped)}; sha256 {dealt.sha256[:16]}…"
+    )
+    if manifest is not None:
+        dealt.save(manifest)
+        out.print(f"manifest: {escape(str(manifest))}")
+    if plot is not None:
+        with styled(), replacing(plot) as temporary:
+            figure, (ax,) = panels(1, width=6.0, height=3.4)
+            partition_picture(counts, source.classes, ax).set_title(f"{dealt.strategy}, {dataset}, seed {seed}")
+            figure.savefig(temporary, format=plot.suffix[1:])
+        out.print(f"picture: {escape(str(plot))}")
+
+
+class _Bar:
+    """Progress over federations and rounds with time left: a bar on a terminal, lines elsewhere."""
+
+    def __init__(self) -> None:
+        from simulations.study import Watcher
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+        outer = self
+
+        class Bar(Watcher):
+            def preparing(self, what: str, done: int, total: int) -> None:
+                outer.show_preparation(what, done, total)
+
+            def begins(self, federations: int, rounds: int) -> None:
+                outer.begin(federations, rounds)
+
+            def round(self, federation: Federation, number: int) -> None:
+                del federation, number
+                outer.advance()
+
+            def finished(self, federation: Federation, accuracy: dict[int, float]) -> None:
+                outer.show_finished(federation, accuracy)
+
+            def failed(self, federation: Federation, why: str) -> None:
+                del federation
+                out.print(f"[red]failed[/] {escape(why)}")
+
+        self.watcher = Bar()
+        self._rounds = self._federations = self._done = self._advanced = 0
+        self._began = time.monotonic()
+        self._said = -1
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show_preparation(self, what: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if tenth != self._said:
+            self._said = tenth
+            out.print(f"preparing {escape(what)}: {done} of {total}")
+
+    def begin(self, federations: int, rounds: int) -> None:
+        self._federations, self._rounds, self._began = federations, rounds, time.monotonic()
+        if not federations:
+            out.print("all federations are complete already")
+            return
+        out.print(f"{federations} to run, {rounds} rounds in all; starting workers")
+        self._task = self._progress.add_task("rounds", total=rounds)
+
+    def advance(self) -> None:
+        self._advanced += 1
+        self._progress.advance(self._task)
+
+    def show_finished(self, federation: Federation, accuracy: dict[int, float]) -> None:
+        self._done += 1
+        spent = time.monotonic() - self._began
+        left = spent / max(self._advanced, 1) * (self._rounds - self._advanced)
+        first, last = min(accuracy), max(accuracy)
+        change = f"{accuracy[first]:.3f} → {accuracy[last]:.3f}" if accuracy else ""
+        out.print(
+            f"[dim]{self._done:>4}/{self._federations}[/]  {change}  {escape(federation.method)}, "
+            f"{escape(federation.partition)}, seed {federation.seed}  [dim]{spent:.0f} s, about {left:.0f} s left[/]"
+        )
+
+
+def _print_comparison(results: Path, target: float | None = None) -> None:
+    """The comparison as tables: what came out, and what it cost."""
+    from analysis.summary import compare
+    from analysis.table import load, read_study
+    from analysis.wording import caption, text_tables
+
+    summary = compare(load(results), study=read_study(results), target=target)
+    for part in ("accuracy", "cost"):
+        for block in text_tables(summary, part):
+            table = Table(title=escape(block.title), title_justify="left")
+            for header in block.headers:
+                table.add_column(escape(header), justify="left" if header in ("partition", "method") else "right")
+            before = ""
+            for row in block.rows:
+                if before and row[0] != before:
+                    table.add_section()
+                table.add_row(*map(escape, ["" if row[0] == before else row[0], *row[1:]]))
+                before = row[0]
+            out.print(table)
+        out.print(f"[dim]{escape(caption(summary, part))}[/]\n")
+    for warning in summary.warnings:
+        out.print(f"[yellow]warning:[/] {escape(warning)}")
+
+
+def _stop_on_interrupt(stop: threading.Event) -> None:
+    """The first Ctrl-C ends the study after the exchanges in flight, the second at once."""
+
+    def interrupted(number: int, frame: object) -> None:
+        del number, frame
+        if stop.is_set():
+            os._exit(STOPPED)
+        stop.set()
+        err.print("stopping after the exchanges in flight; once more stops at once")
+
+    signal.signal(signal.SIGINT, interrupted)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The runtimes: Flower's simulation on Ray, and Flower inline in one process.
+
+Both hand out *lanes*: a Flower grid and as many of its nodes as a federation has clients. One federation runs in
+a lane at a time, and lanes run side by side, which hides the fixed waits between messages and keeps every worker
+busy. Everything that touches a deprecated or private part of Flower or Ray is in this file.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.constant import NOOP_FEDERATION_ID
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from pydantic.dataclasses import dataclass as checked
+
+from fedkd.models.architecture import STRICT
+from fedkd.strategy import wait_for_nodes
+
+CLIENT_RAISED = 2
+"""Flower's code for an error reply of a client that raised."""
+MOST_NODES = 100
+"""Flower's own work per exchange grows faster than the number of nodes beyond this."""
+
+
+@checked(frozen=True, config=STRICT)
+class RaySettings:
+    """The `[ray]` table: what each client is given while it runs. It changes no result."""
+
+    num_cpus: Annotated[float, Gt(0)] = 1.0
+    """CPUs a client"""
+    num_gpus: Annotated[float, Ge(0)] = 0.0
+    """GPUs a client, a share of one where below 1"""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Where one federation at a time runs."""
+
+    grid: Grid
+    nodes: list[int]
+
+
+Drive = Callable[[list[Lane]], None]
+"""Uses the lanes; the runtime ends when it returns."""
+
+
+def lanes_for(clients: int, federations: int, settings: RaySettings) -> int:
+    """How many federations to run side by side: twice as many as there are workers, within what nodes allow."""
+    workers = max(1, int(_cpus() / settings.num_cpus))
+    return max(1, min(2 * workers, federations, MOST_NODES // clients))
+
+
+def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: RaySettings, verbose: bool) -> None:
+    """Run `drive` on Flower's simulation runtime: virtual nodes whose messages are handled by Ray actors.
+
+    A worker that dies is restarted and its message handled again: clients write no state that a second handling
+    would read. Whatever `drive` raises is raised here.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    # Ray announces in each run that a future version will leave accelerators visible to actors without any.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    from flwr.simulation import run_simulation
+
+    failure: list[BaseException] = []
+    finished: list[bool] = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        del context
+        try:
+            # Replies are looked for every tenth of a second by default, longer than many a round takes.
+            vars(grid)["pull_interval"] = 0.01
+            nodes = wait_for_nodes(grid, clients * lanes)
+            drive([Lane(grid, nodes[lane * clients : (lane + 1) * clients]) for lane in range(lanes)])
+            finished.append(True)
+        except BaseException as error:
+            failure.append(error)
+
+    resources = {
+        "num_cpus": settings.num_cpus,
+        "num_gpus": settings.num_gpus,
+        "max_restarts": -1,
+        "max_task_retries": 3,
+    }
+    with _quiet(verbose):
+        if not ray.is_initialized():
+            # Initialised here, without a runtime environment, workers start in half the time.
+            ray.init(
+                num_cpus=_cpus(),
+                include_dashboard=False,
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+            )
+        run_simulation(
+            server,
+            app,
+            num_supernodes=clients * lanes,
+            backend_config={"client_resources": resources},  # type: ignore[dict-item]
+            verbose_logging=verbose,
+        )
+    if failure:
+        raise failure[0]
+    if not finished:
+        raise RuntimeError("Flower's simulation ended before the study did; --verbose shows its log")
+
+
+def inline(app: ClientApp, drive: Drive, clients: int, lanes: int, verbose: bool) -> None:
+    """Run `drive` in this process, without Ray: the same apps, numbers and failures, for debugging and tests."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    grid = InlineGrid(app, clients * lanes)
+    nodes = sorted(grid.get_node_ids())
+    with _quiet(verbose):
+        drive([Lane(grid, nodes[lane * clients : (lane + 1) * clients]) for lane in range(lanes)])
+
+
+class InlineGrid(Grid):
+    """A Flower grid whose nodes answer in the caller's thread."""
+
+    def __init__(self, app: ClientApp, nodes: int) -> None:
+        self._app = app
+        self._run = Run.create_empty(run_id=uuid.uuid4().int >> 65)
+        self._run.federation_id = NOOP_FEDERATION_ID
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, self._run.run_id, 1
+        self._contexts = {
+            node: Context(
+                run_id=self._run.run_id,
+                node_id=node,
+                node_config={"partition-id": node - 1, "num-partitions": nodes},
+                state=RecordDict(),
+                run_config={},
+            )
+            for node in range(1, nodes + 1)
+        }
+        self._replies: dict[str, Message] = {}
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def create_message(self, *arguments: Any, **named: Any) -> Message:
+        return Message(*arguments, **named)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._contexts)
+
+    def get_nodes(self) -> Iterable[Any]:
+        return []
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            name = str(uuid.uuid4())
+            vars(message.metadata)["_message_id"] = name
+            self._replies[name] = self._answer(message)
+            ids.append(name)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        del timeout  # a node that answers in the caller's thread cannot be abandoned
+        return self.pull_messages(self.push_messages(messages))
+
+    def _answer(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        # As between processes, a failing client leaves its context untouched.
+        context = copy.deepcopy(self._contexts[node])
+        try:
+            reply = self._app(message, context)
+        except Exception as error:
+            logging.getLogger("flwr").error("client on node %d failed", node, exc_info=error)
+            return Message(Error(code=CLIENT_RAISED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
+        self._contexts[node] = context
+        return reply
+
+
+@contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
+    """Flower's logger at its own level when verbose, else silent: failures are reported by the study itself."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    if not verbose:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,188 @@
+"""A recipe: validated TOML in which a list where one value would do sweeps, expanded to federations."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedkd.errors import UserError, nearest
+from fedkd.federation import Federation
+from fedkd.models import ARCHITECTURES, assigned
+from fedkd.node import Pretraining, Training
+from fedkd.spec import parse
+from simulations.data import PARTITIONS, transfer_set
+from simulations.engine import RaySettings
+
+TABLES: dict[str, type[Any]] = {"pretrain": Pretraining, "train": Training, "ray": RaySettings}
+SPECS = ("method", "partition", "transfer")
+SHIPPED = Path(__file__).parent / "recipes"
+_ORDER = ("dataset", "partition", "seed")
+"""Keys that vary slowest; the method varies fastest. Federations that share a start are then neighbours."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a study runs."""
+
+    name: str
+    federations: tuple[Federation, ...]
+    swept: tuple[str, ...]
+    """keys that take more than one value"""
+    ray: RaySettings
+    source: Mapping[str, Any]
+    """the flat key → value or list of values, as written and overridden"""
+
+
+def known_keys() -> dict[str, str]:
+    """Every key of a recipe, tables dotted, with its help."""
+    from fedkd.spec import parameters
+
+    keys = {p.name: p.help for p in parameters(Federation) if p.name not in TABLES}
+    for table, owner in TABLES.items():
+        keys |= {f"{table}.{parameter.name}": parameter.help for parameter in parameters(owner)}
+    return keys
+
+
+def read(path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file, or one that ships with fedkd by its bare name, and apply `KEY=VALUE` overrides.
+
+    Raises:
+        UserError: the file is missing or broken, a key is unknown, or a value is not what it should be.
+    """
+    file = Path(path)
+    if not file.is_file():
+        shipped = SHIPPED / f"{path}.toml"
+        if not shipped.is_file():
+            names = (recipe.stem for recipe in SHIPPED.glob("*.toml"))
+            raise UserError(
+                f"recipe {path!r} is no file, and none of that name ships with fedkd: {nearest(path, names)}"
+            )
+        file = shipped
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path}: cannot be read ({error})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"recipe {path}: not TOML: {error}") from error
+    return expand(file.stem, content, overrides)
+
+
+def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+    """The federations of a recipe given as nested or dotted keys.
+
+    Raises:
+        UserError: a key is unknown, or a value is not what it should be.
+    """
+    flat = {**_flat(content), **dict(_override(text) for text in overrides)}
+    known = known_keys()
+    for key in flat:
+        if key not in known:
+            raise UserError(f"recipe key {key!r} is unknown; {nearest(key, known)}")
+    if "method" not in flat:
+        raise UserError("recipe key 'method' is missing; name at least one, for example method = \"kd\"")
+    values = {key: value if isinstance(value, list) else [value] for key, value in flat.items()}
+    for key, options in values.items():
+        if not options:
+            raise UserError(f"recipe key {key!r} is an empty list; give at least one value")
+        if key in SPECS:
+            values[key] = [_canonical(option) for option in options]
+    ray = {key: options for key, options in values.items() if key.startswith("ray.")}
+    for key, options in ray.items():
+        if len(options) > 1:
+            raise UserError(f"recipe key {key!r} cannot be swept: it changes no result; give one value")
+    keys = [key for key in values if key not in ray]
+    keys.sort(
+        key=lambda key: (_ORDER.index(key) if key in _ORDER else len(_ORDER)) if key != "method" else len(values) + 9
+    )
+    federations = tuple(
+        dict.fromkeys(
+            _federation(dict(zip(keys, choice, strict=True)))
+            for choice in itertools.product(*(values[key] for key in keys))
+        )
+    )
+    swept = tuple(key for key in keys if len(dict.fromkeys(map(repr, values[key]))) > 1)
+    settings = _checked("ray", RaySettings, {key.removeprefix("ray."): options[0] for key, options in ray.items()})
+    for federation in federations:
+        check(federation)
+    return Recipe(name, federations, swept, settings, flat)
+
+
+def check(federation: Federation) -> None:
+    """Raise UserError where the specs of a federation cannot be run together; reads no data."""
+    labelled = transfer_set(federation.transfer).labelled
+    PARTITIONS.build(federation.partition)
+    alternatives = federation.models.count("|") + 1
+    for index in range(alternatives):
+        ARCHITECTURES.build(assigned(federation.models, index))
+    if alternatives > federation.clients:
+        raise UserError(f"models = {federation.models!r} names {alternatives} models for {federation.clients} clients")
+    federation.built.check(federation.clients, labelled)
+
+
+def settings_of(federation: Federation) -> dict[str, Any]:
+    """All settings under flat, dotted keys."""
+    nested = TypeAdapter(Federation).dump_python(federation)
+    return {key: value for key, value in _flat(nested).items() if key in known_keys()}
+
+
+def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            if key not in TABLES:
+                raise UserError(f"recipe table [{key}] is unknown; {nearest(key, TABLES)}")
+            flat |= {f"{key}.{inner}": option for inner, option in value.items()}
+        elif key in TABLES:
+            raise UserError(f"recipe key {key!r} is a table: write [{key}] and its keys below, found {value!r}")
+        else:
+            flat[key] = value
+    return flat
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise UserError(f"--set {text!r}: it should be KEY=VALUE, for example --set rounds=5")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value.strip()  # a bare word is text: --set method=kd
+
+
+def _canonical(option: Any) -> Any:
+    return str(parse(option)) if isinstance(option, str) else option
+
+
+def _federation(flat: Mapping[str, Any]) -> Federation:
+    nested: dict[str, Any] = {}
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        table, dot, inner = key.partition(".")
+        if dot:
+            tables.setdefault(table, {})[inner] = value
+        else:
+            nested[key] = value
+    for table, inside in tables.items():
+        nested[table] = _checked(table, TABLES[table], inside)
+    return typing.cast("Federation", _checked("", Federation, nested))
+
+
+def _checked(table: str, owner: type[Any], values: Mapping[str, Any]) -> Any:
+    try:
+        return owner(**values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        key = f"{table}.{field}" if table else field
+        default = next((f.default for f in fields(owner) if f.name == field), MISSING)
+        example = f" (default {default!r})" if default is not MISSING else ""
+        message = problem["msg"][0].lower() + problem["msg"][1:]
+        raise UserError(f"recipe key {key!r}: {message}{example}, found {values.get(field)!r}") from error

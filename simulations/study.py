@@ -1,0 +1,353 @@
+"""A study: every federation of a recipe, several in flight, each resumed from where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis.table import rebuild
+from fedkd.apps import client_app
+from fedkd.client import use_one_thread
+from fedkd.data import load
+from fedkd.errors import UserError
+from fedkd.federation import Federation
+from fedkd.holdings import Row
+from fedkd.rounds import Rounds
+from fedkd.spec import parse
+from simulations import engine
+from simulations.data import load_holdings, manifest
+from simulations.engine import Lane
+from simulations.journal import Journal
+from simulations.recipe import Recipe, settings_of
+
+PACKAGES = ("fedkd", "flwr", "ray", "torch", "torchvision", "numpy", "pandas", "flwr-datasets", "scikit-learn", "scipy")
+
+
+class Watcher:
+    """What a study tells whoever watches; it calls from its threads, one at a time. Here: nobody does."""
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Data are being prepared."""
+
+    def begins(self, federations: int, rounds: int) -> None:
+        """So many federations and rounds are still to run."""
+
+    def round(self, federation: Federation, number: int) -> None:
+        """A round is complete."""
+
+    def finished(self, federation: Federation, accuracy: dict[int, float]) -> None:
+        """A federation is complete; its mean test accuracy by round, of the rounds of this run."""
+
+    def failed(self, federation: Federation, why: str) -> None:
+        """A federation has failed."""
+
+
+class StudyError(RuntimeError):
+    """Some federations failed; what is complete is kept, and running again resumes the rest."""
+
+
+class Interrupted(Exception):  # noqa: N818 - a wish, not an error
+    """The user stopped the study; running it again resumes it."""
+
+
+@dataclass
+class Study:
+    """The federations of one recipe and the folder of their results."""
+
+    recipe: Recipe
+    out: Path
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    stop: threading.Event = field(default_factory=threading.Event)
+    """set it to end the study after the exchanges in flight"""
+
+    def run(
+        self, runtime: str = "ray", lanes: int | None = None, verbose: bool = False, watcher: Watcher | None = None
+    ) -> None:
+        """Run what is not finished yet, then rebuild the result table.
+
+        Raises:
+            UserError: data, partition or results folder cannot be used; nothing has run.
+            StudyError: federations failed.
+            Interrupted: `stop` was set.
+        """
+        watcher = watcher or Watcher()
+        use_one_thread()
+        with self._folder():
+            self._prepare(watcher)
+            pending = [(federation, self.open(federation)) for federation in self.recipe.federations]
+            pending = [(f, journal) for f, journal in pending if journal.complete() < f.rounds]
+            watcher.begins(len(pending), sum(f.rounds - journal.complete() for f, journal in pending))
+            failures: list[str] = []
+            # Flower's nodes are dealt out in equal lanes: federations of one size run together.
+            for clients in sorted({federation.clients for federation, _ in pending}):
+                same = [(f, journal) for f, journal in pending if f.clients == clients]
+                width = min(lanes or engine.lanes_for(clients, len(same), self.recipe.ray), len(same))
+                queue = Queue(same)
+                app = client_app(load_holdings)
+
+                def drive(found: list[Lane], queue: Queue = queue) -> None:
+                    self._drive(found, queue, watcher, failures)
+
+                if runtime == "inline":
+                    engine.inline(app, drive, clients, width, verbose)
+                else:
+                    engine.on_ray(app, drive, clients, width, self.recipe.ray, verbose)
+            if any((self.out / "journal").glob("*.jsonl")):
+                rebuild(self.out)
+        if self.stop.is_set():
+            raise Interrupted
+        if failures:
+            raise StudyError(
+                f"{len(failures)} of {len(self.recipe.federations)} federations failed; the others are complete, and the "
+                f"same command resumes these. First: {sorted(failures)[0]}"
+            )
+
+    def open(self, federation: Federation) -> Journal:
+        """The journal of one federation, begun where there is none."""
+        name = identify(federation)
+        header = {"federation": name, "rounds": federation.rounds, "settings": settings_of(federation)}
+        journal = Journal(self.out / "journal" / f"{name}.jsonl", header)
+        if journal.complete() < 0:
+            journal.begin()
+        return journal
+
+    @contextmanager
+    def _folder(self) -> Iterator[None]:
+        """The results folder, for this process alone; a folder this run has made is removed if nothing came of it."""
+        import fcntl
+
+        new = not self.out.exists()
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            lock = (self.out / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"--out {self.out}: cannot be written ({error.strerror}); choose another folder") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"--out {self.out}: another run is writing there; wait for it or choose another"
+                ) from error
+            try:
+                yield
+            finally:
+                (self.out / ".lock").unlink(missing_ok=True)
+                if new and not any(self.out.iterdir()):
+                    self.out.rmdir()
+
+    def _prepare(self, watcher: Watcher) -> None:
+        """Load data and deal partitions before anything is written: whatever is wrong with them is found here."""
+        splits: dict[tuple[str, str, int, int, str], dict[str, Any]] = {}
+        for federation in self.recipe.federations:
+            key = (
+                federation.dataset, federation.partition, federation.seed, federation.clients, federation.transfer
+            )  # fmt: skip
+            if key in splits:
+                continue
+            dataset = load(federation.dataset, watcher.preparing)
+            split = manifest(federation)
+            labels = dataset.labels[dataset.train].numpy()
+            splits[key] = {
+                **dict(zip(("dataset", "partition", "seed", "clients"), key, strict=False)),
+                "sha256": split.sha256,
+                "classes": list(dataset.classes),
+                "counts": split.counts(labels, len(dataset.classes)).tolist(),
+                "transfer": len(split.transfer),
+                "val": sum(map(len, split.val)),
+            }
+            _try_models(federation, dataset.shape, len(dataset.classes))
+        self._describe(list(splits.values()))
+
+    def _describe(self, partitions: list[dict[str, Any]]) -> None:
+        path = self.out / "study.json"
+        try:
+            before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            kept = dict(before.get("federations", {}))
+            known = before.get("partitions", [])
+        except (ValueError, AttributeError, OSError) as error:
+            raise UserError(f"{path}: not a study ({error}); remove it or choose another --out") from error
+        federations = kept | {identify(f): settings_of(f) for f in self.recipe.federations}
+        described = {
+            "recipe": dict(self.recipe.source),
+            "name": self.recipe.name,
+            "swept": sorted({*self.recipe.swept, *_varying(list(federations.values()))}),
+            "federations": federations,
+            "versions": {"python": platform.python_version()} | _versions(),
+            "hardware": _hardware(),
+            "commit": _commit(),
+            "partitions": [split for split in known if split not in partitions] + partitions,
+        }
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
+        partial.replace(path)
+
+    def _drive(self, lanes: list[Lane], queue: Queue, watcher: Watcher, failures: list[str]) -> None:
+        crashes: list[BaseException] = []
+
+        def work(lane: Lane) -> None:
+            try:
+                while not self.stop.is_set() and (taken := queue.take(self.stop)):
+                    self._run_one(lane, *taken, queue, watcher, failures)
+            except BaseException as error:
+                crashes.append(error)
+                self.stop.set()
+
+        threads = [threading.Thread(target=work, args=(lane,), name=f"lane-{i}") for i, lane in enumerate(lanes)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if crashes:
+            raise crashes[0]
+
+    def _run_one(
+        self,
+        lane: Lane,
+        federation: Federation,
+        journal: Journal,
+        queue: Queue,
+        watcher: Watcher,
+        failures: list[str],
+    ) -> None:
+        store = (self.out / "state" / journal.header["federation"]).absolute()
+        accuracy: dict[int, float] = {}
+
+        def on_round(number: int, rows: list[Row]) -> None:
+            journal.append(number, rows)
+            accuracy[number] = _mean_accuracy(rows)
+            queue.started(federation)
+            with self._lock:
+                watcher.round(federation, number)
+            if self.stop.is_set():
+                raise Interrupted
+
+        try:
+            rounds = Rounds(federation, load_holdings, store)
+            done = journal.complete()
+            if done < 0 or not rounds.resume(done):
+                shutil.rmtree(store, ignore_errors=True)
+                journal.begin()
+                rounds = Rounds(federation, load_holdings, store)
+            rounds.start(lane.grid, lane.nodes[: federation.clients], on_round)
+        except Interrupted:
+            return
+        except Exception as error:
+            why = f"{federation.method}, {federation.partition}, seed {federation.seed}: {error}"
+            failures.append(why)
+            with self._lock:
+                watcher.failed(federation, why)
+            return
+        finally:
+            queue.started(federation)
+        shutil.rmtree(store, ignore_errors=True)
+        with self._lock:
+            watcher.finished(federation, accuracy)
+
+
+class Queue:
+    """Federations that wait for a lane.
+
+    The first federation of each start pre-trains its clients; others with the same start wait for it here rather
+    than in a worker, and one start at a time keeps all workers on it, so that the first results come early.
+    """
+
+    def __init__(self, federations: list[tuple[Federation, Journal]]) -> None:
+        self._waiting = list(federations)
+        self._starting: set[str] = set()
+        self._ready: set[str] = set()
+        self._changed = threading.Condition()
+
+    def take(self, stop: threading.Event) -> tuple[Federation, Journal] | None:
+        """The next federation that can run without waiting; None when nothing is left or `stop` is set."""
+        with self._changed:
+            while self._waiting and not stop.is_set():
+                for index, (federation, _) in enumerate(self._waiting):
+                    start = _start_of(federation)
+                    if start in self._ready or not self._starting:
+                        if start not in self._ready:
+                            self._starting.add(start)
+                        return self._waiting.pop(index)
+                self._changed.wait(timeout=1.0)
+        return None
+
+    def started(self, federation: Federation) -> None:
+        """This federation's start is cached (or has failed): its siblings may run."""
+        with self._changed:
+            self._starting.discard(_start_of(federation))
+            self._ready.add(_start_of(federation))
+            self._changed.notify_all()
+
+
+def identify(federation: Federation) -> str:
+    """A name for files: the method's, and a hash of every setting and of the user's own files."""
+    digest = hashlib.sha256(federation.to_json().encode())
+    for text in (federation.method, federation.partition):
+        if file := parse(text).file:
+            digest.update(Path(file).expanduser().read_bytes())
+    return f"{parse(federation.method).name}-{digest.hexdigest()[:12]}"
+
+
+def _start_of(federation: Federation) -> str:
+    settings = settings_of(federation)
+    ours = {k: v for k, v in settings.items() if k not in ("method", "rounds") and not k.startswith("train.")}
+    return json.dumps(ours, sort_keys=True)
+
+
+def _mean_accuracy(rows: list[Row]) -> float:
+    found = [value for client, split, metric, value in rows if client >= 0 and (split, metric) == ("test", "accuracy")]
+    return sum(found) / len(found)
+
+
+def _varying(settings: list[dict[str, Any]]) -> list[str]:
+    return [key for key in settings[0] if len({repr(federation.get(key)) for federation in settings}) > 1]
+
+
+def _try_models(federation: Federation, shape: tuple[int, int, int], classes: int) -> None:
+    from fedkd.models import assigned, build_model
+
+    for index in range(federation.models.count("|") + 1):
+        build_model(assigned(federation.models, index), shape, classes, 0, "check")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+    }
+
+
+def _commit() -> str:
+    """The commit of fedkd's own checkout, where it runs from one."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,240 @@
+"""Every plot takes an ax, gives it back, and shows what the table says."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import load
+from analysis.curves import accuracy_against_bytes, accuracy_against_rounds
+from analysis.figures import slug
+from analysis.gains import delta_intervals, gained_and_lost
+from analysis.heatmaps import parameters, tuning_grid, tuning_heatmap
+from analysis.shards import partition_measures, partition_picture
+from analysis.style import labels, legend_below, looks, panels, save, styled, wrap
+from analysis.summary import compare
+from tests.test_analysis_synthetic import METHODS, PARTITIONS, Planted
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    planted = Planted(rounds=4, clients=3, partitions=PARTITIONS[:1])
+    return load(planted.write(tmp_path_factory.mktemp("results")))
+
+
+@pytest.fixture
+def ax() -> Axes:
+    return Figure().add_subplot()
+
+
+def line(ax: Axes, label: str) -> np.ndarray:
+    (found,) = [line for line in ax.get_lines() if line.get_label() == label]
+    return np.asarray(found.get_ydata())
+
+
+def texts(ax: Axes) -> set[str]:
+    return {text.get_text() for text in ax.texts}
+
+
+def test_accuracy_against_rounds(panel: pd.DataFrame, ax: Axes) -> None:
+    assert accuracy_against_rounds(panel, ax) is ax
+    rows = panel[(panel["metric"] == "accuracy") & (panel["split"] == "test") & (panel["method"] == "dml")]
+    np.testing.assert_allclose(line(ax, "dml"), rows.groupby("round")["value"].mean())
+    assert len(ax.collections) == len(METHODS)
+    assert ax.get_xlabel() == "rounds (local epochs)"
+    every_round = panel[panel["method"].isin(["local", "dml"])]
+    assert accuracy_against_rounds(every_round, Figure().add_subplot()).get_xlabel() == "rounds"
+
+
+def test_one_seed_and_one_round_draw_too(panel: pd.DataFrame, tmp_path: Path) -> None:
+    one = panel[(panel["seed"] == 0) & (panel["method"] == "kd")]
+    with styled():
+        for number, table in enumerate((one, one[one["round"] == 0])):
+            figure, axes = panels(2)
+            accuracy_against_rounds(table, axes[0])
+            accuracy_against_bytes(table, axes[1])
+            assert len(line(axes[0], "kd")) == table["round"].nunique()
+            assert all(save(figure, tmp_path / str(number)))
+
+
+def test_accuracy_against_bytes(panel: pd.DataFrame, ax: Axes) -> None:
+    assert accuracy_against_bytes(panel, ax) is ax
+    (dml,) = [line for line in ax.get_lines() if line.get_label() == "dml"]
+    # 3 clients send 27 kB at the start, then receive and send until the last round, which only receives.
+    assert list(np.asarray(dml.get_xdata())) == [3 * 27_000 * (1 + 2 * number) for number in range(4)] + [
+        3 * 27_000 * 8
+    ]
+    assert len(set(line(ax, "local (sends nothing)"))) == 1
+    assert ax.get_xscale() == "linear"
+
+
+def test_costs_of_different_size_get_a_logarithmic_axis(panel: pd.DataFrame, ax: Axes) -> None:
+    dear = panel.copy()
+    dear.loc[(dear["method"] == "dml") & dear["metric"].str.startswith("bytes"), "value"] *= 1000
+    accuracy_against_bytes(dear, ax)
+    assert ax.get_xscale() == "log"
+
+
+def test_nothing_sent_is_said(panel: pd.DataFrame, ax: Axes) -> None:
+    accuracy_against_bytes(panel[panel["method"] == "local"], ax)
+    assert ax.get_xlabel() == "no method sent anything"
+
+
+def test_tuning_grid_and_heatmap(panel: pd.DataFrame, ax: Axes) -> None:
+    grid = tuning_grid(panel)
+    assert len(grid) == 36
+    cell = grid[(grid["temperature"] == 4.0) & (grid["weight"] == 0.9)].iloc[0]
+    rows = panel[panel["metric"] == "tuning_accuracy/temperature=4.0,weight=0.9"]
+    assert cell["accuracy"] == pytest.approx(rows["value"].mean())
+    assert (cell["chosen"], cell["choices"]) == (2, 3)
+    assert grid["chosen"].sum() == 3
+    assert tuning_heatmap(panel, ax) is ax
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("temperature", "weight")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4", "8", "10", "20"]
+    assert len(ax.patches) == 2
+    assert any(text.endswith("2 of 3") for text in texts(ax))
+
+
+def tuned(cells: dict[str, float]) -> pd.DataFrame:
+    rows = [("f0", "tuned_kd", 0, "val", f"tuning_accuracy/{cell}", score) for cell, score in cells.items()]
+    return pd.DataFrame(rows, columns=["federation", "method", "client", "split", "metric", "value"])
+
+
+def test_heatmap_of_three_parameters_shows_the_best_over_the_third(ax: Axes) -> None:
+    cells = {
+        f"rate={rate},weight={w},temperature={t}": 0.1 * t + w + rate
+        for rate in (0, 1)
+        for w in (0.1, 0.2)
+        for t in (1, 2)
+    }
+    tuning_heatmap(tuned(cells), ax)
+    assert "best over rate" in texts(ax)
+    assert {"120.0", "140.0"} <= texts(ax)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("temperature", "weight")
+
+
+def test_heatmaps_of_few_and_odd_cells() -> None:
+    for cells in (
+        {"temperature=4.0": 0.5},
+        {"a=1": 0.1, "a=2": 0.1},
+        {"not a cell(": 0.5},
+        {"revise='labels(eta=0.8, b=1)'": 0.5, "revise=None": 0.4},
+    ):
+        tuning_heatmap(tuned(cells), Figure().add_subplot())
+    blank = tuning_heatmap(tuned({"a=1,b=1": 0.1, "a=2,b=2": 0.2}), Figure().add_subplot())
+    assert len(blank.texts) == 2
+    with pytest.raises(ValueError, match="one tuned method, found 0"):
+        tuning_heatmap(tuned({}).astype({"metric": "str"}), Figure().add_subplot())
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("temperature=4.0,weight=0.5", {"temperature": 4.0, "weight": 0.5}),
+        ("revise='labels(eta=0.8, b=2)',weight=1", {"revise": "labels(eta=0.8, b=2)", "weight": 1}),
+        ("merge=probabilities", {"merge": "probabilities"}),
+        ("anything else", {"cell": "anything else"}),
+        ("__import__('os')", {"cell": "__import__('os')"}),
+    ],
+)
+def test_cell_names(cell: str, expected: dict[str, object]) -> None:
+    assert parameters(cell) == expected
+
+
+def test_partition_picture_heights(ax: Axes) -> None:
+    counts = np.array([[3, 0, 5], [0, 0, 0], [1, 2, 3]])
+    assert partition_picture(counts, ["a", "b", "c"], ax) is ax
+    tops = np.zeros(3)
+    for container in ax.containers:
+        for place, bar in enumerate(container):
+            tops[place] += bar.get_height()
+    assert tops.tolist() == [8, 0, 6]
+    with pytest.raises(ValueError, match="3 classes, but 2 class names"):
+        partition_picture(counts, ["a", "b"], ax)
+    with pytest.raises(ValueError, match="non-negative"):
+        partition_picture([[-1]], ["a"], ax)
+
+
+def test_partition_picture_of_many(tmp_path: Path) -> None:
+    with styled():
+        figure, (ax,) = panels(1)
+        counts = np.random.default_rng(0).integers(0, 5, (100, 100))
+        partition_picture(counts, [f"class {place}" for place in range(100)], ax)
+        assert not ax.get_legend_handles_labels()[1]
+        svg, _ = save(figure, tmp_path / "many")
+    assert svg.stat().st_size < 1_000_000
+
+
+def test_partition_measures() -> None:
+    measures = partition_measures([[5, 5, 5, 5], [7, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]])
+    assert measures["samples"].tolist() == [20, 7, 0, 2]
+    assert measures["classes"].tolist() == [4, 1, 0, 2]
+    assert measures["entropy"].tolist() == pytest.approx([2.0, 0.0, 0.0, 1.0])
+
+
+def test_gains_of_a_summary(panel: pd.DataFrame) -> None:
+    rows = compare(panel).rows
+    for draw in (gained_and_lost, delta_intervals):
+        ax = Figure().add_subplot()
+        assert draw(rows, ax) is ax
+        assert [label.get_text() for label in ax.get_yticklabels()] == rows["method"].tolist()
+    unknown = rows.assign(gained=np.nan, lost=np.nan, delta=np.nan, delta_low=np.nan, delta_high=np.nan)
+    gained_and_lost(unknown, Figure().add_subplot())
+    delta_intervals(unknown, Figure().add_subplot())
+
+
+def test_looks_are_stable_and_differ() -> None:
+    many = [*METHODS, *(f"kd(temperature={place})" for place in range(40)), "local(public=false)"]
+    found = looks(many)
+    assert len(set(found.values())) == len(many)
+    assert looks(many[:7]) == {method: found[method] for method in many[:7]}
+    assert looks(["dml", "kd"])["kd"].color == found["kd"].color
+
+
+def test_labels_are_short_whole_and_unlike() -> None:
+    assert wrap("kd(temperature=4.0)") == "kd(temperature=4.0)"
+    assert wrap("kd(temperature=4.0, weight=0.5)") == "kd(temperature=4.0,\nweight=0.5)"
+    assert wrap("some/where/mine.py:cool(a=1)") == "mine.py:cool(a=1)"
+    assert wrap("images:a/b(c=1)") == "images:a/b(c=1)"
+    assert wrap("$x$") == r"\$x\$"
+    assert not wrap("_hidden").startswith("_")
+    long = [f"kd({', '.join(f'parameter_{place}={place}' for place in range(20))}, last={last})" for last in (1, 2)]
+    short = labels(long)
+    assert len(set(short.values())) == 2
+    assert all(len(text.splitlines()) <= 3 for text in short.values())
+    assert max(len(row) for row in wrap("x" * 200).splitlines()) <= 26
+
+
+def test_slugs_are_safe_and_unlike() -> None:
+    assert slug("digits") == "digits"
+    evil = ["../../etc/passwd", "a b", "a-b", "a  b", "é", "ü", "x" * 300, "x" * 299]
+    found = [slug(text) for text in evil]
+    assert len(set(found)) == len(evil)
+    assert all(len(text) <= 50 and not set(text) & set("/. ") for text in found)
+
+
+def test_drawing_leaves_no_trace(panel: pd.DataFrame, tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    with styled():
+        figure, axes = panels(2)
+        for ax in axes:
+            accuracy_against_rounds(panel, ax)
+        legend_below(figure, axes)
+        first = [path.read_bytes() for path in save(figure, tmp_path / "one")]
+        again = [path.read_bytes() for path in save(figure, tmp_path / "two")]
+    assert dict(mpl.rcParams) == before
+    assert all(first)
+    assert first == again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.png", "one.svg", "two.png", "two.svg"]
+
+
+def test_labels_in_any_script_are_no_reason_to_fail(tmp_path: Path) -> None:
+    with styled():
+        figure, (ax,) = panels(1)
+        partition_picture([[1, 2], [3, 4]], ["猫", "$_x"], ax)
+        legend_below(figure, [ax])
+        save(figure, tmp_path / "scripts")

@@ -1,0 +1,276 @@
+"""The comparison table finds planted effects, and says no more than the data do."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import load, read_study
+from analysis.scores import federation_scores, frozen_teachers
+from analysis.statistics import Reach
+from analysis.summary import Summary, compare
+from analysis.units import count, percent, points, size, spread
+from analysis.wording import caption, markdown, text_tables
+from tests.test_analysis_synthetic import METHODS, PARTITIONS, Planted
+
+T2 = 4.302652729911275
+BOTH: dict[str, Any] = {"partitions": PARTITIONS[:1], "rounds": 4, "clients": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    planted = Planted(rounds=6, clients=4, partitions=PARTITIONS[:2], noise=0.002)
+    return planted.write(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def table(folder: Path) -> pd.DataFrame:
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def summary(folder: Path, table: pd.DataFrame) -> Summary:
+    return compare(table, study=read_study(folder))
+
+
+def row(summary: Summary, method: str, partition: str = "iid") -> Any:
+    rows = summary.rows
+    return rows[(rows["method"] == method) & (rows["partition"] == partition)].iloc[0]
+
+
+def pick(table: pd.DataFrame, split: str, metric: str) -> "pd.Series[bool]":
+    return (table["split"] == split) & (table["metric"] == metric)
+
+
+def test_rows_follow_the_recipe(summary: Summary, table: pd.DataFrame) -> None:
+    found = list(zip(summary.rows["partition"], summary.rows["method"], strict=True))
+    assert found == [(partition, method) for partition in PARTITIONS[:2] for method in METHODS]
+    alphabetical = compare(table).rows
+    assert alphabetical["method"].tolist()[:5] == sorted(METHODS)
+
+
+def test_final_accuracy_against_plain_numpy(summary: Summary, table: pd.DataFrame) -> None:
+    rows = table[pick(table, "test", "accuracy") & (table["method"] == "kd") & (table["partition"] == "iid")]
+    seeds = [rows[(rows["seed"] == seed) & (rows["round"] == 6)]["value"].to_numpy() for seed in (0, 1, 2)]
+    means = np.array([seed.mean() for seed in seeds])
+    half = T2 * means.std(ddof=1) / 3**0.5
+    found = row(summary, "kd")
+    assert found["accuracy"] == pytest.approx(means.mean())
+    assert found["accuracy_high"] - found["accuracy"] == pytest.approx(half)
+    assert found["worst_client"] == pytest.approx(np.mean([seed.min() for seed in seeds]))
+
+
+def test_a_planted_effect_is_found(summary: Summary) -> None:
+    found = row(summary, "tuned_kd")
+    assert found["verdict"] == "better"
+    assert found["difference"] == pytest.approx(0.06 - 0.004, abs=0.01)
+    assert found["difference_low"] > 0
+    assert (found["pairs"], found["seeds"], found["success_rate"]) == (3, 3, 1.0)
+
+
+def test_no_effect_is_undecided(tmp_path: Path) -> None:
+    planted = Planted(**BOTH, methods=("local", "kd"), gain={"local": 0.02, "kd": 0.02}, noise=0.01)
+    assert row(compare(load(planted.write(tmp_path))), "kd")["verdict"] == "undecided"
+
+
+def test_gained_minus_lost_is_the_gain(summary: Summary, table: pd.DataFrame) -> None:
+    rows = summary.rows
+    np.testing.assert_allclose(rows["gained"] - rows["lost"], rows["delta"], atol=1e-9)
+    assert not [text for text in summary.warnings if "gained − lost" in text]
+    bent = table.copy()
+    bent.loc[pick(bent, "test", "lost") & (bent["federation"] == "f0003"), "value"] += 0.01
+    assert [text for text in compare(bent).warnings if "gained − lost is not Δ in f0003" in text]
+
+
+def test_the_baseline_has_no_verdict_on_itself(summary: Summary, table: pd.DataFrame) -> None:
+    assert row(summary, "local")["verdict"] == ""
+    assert np.isnan(row(summary, "local")["difference"])
+    without = compare(table[table["method"] != "local"])
+    assert set(without.rows["verdict"]) == {""}
+    assert row(compare(table, baseline="kd"), "local")["verdict"] == "worse"
+
+
+def test_one_seed_has_no_interval_and_no_verdict(table: pd.DataFrame) -> None:
+    found = row(compare(table[table["seed"] == 1]), "tuned_kd")
+    assert np.isnan(found["accuracy_low"])
+    assert (found["verdict"], found["pairs"]) == ("undecided", 1)
+
+
+def test_validation_chooses_the_round_and_test_has_no_say(table: pd.DataFrame) -> None:
+    scores = federation_scores(table)
+    val = table[pick(table, "val", "accuracy")].groupby(["federation", "round"])["value"].mean().round(12)
+    for federation, chosen in scores["chosen_round"].items():
+        curve = val.loc[str(federation)]
+        assert chosen == curve.index[curve.to_numpy() == curve.max()][0]
+    assert scores["chosen_round"].nunique() > 1
+    shuffled = table.copy()
+    test = pick(shuffled, "test", "accuracy")
+    rng = np.random.default_rng(0)
+    shuffled.loc[test, "value"] = rng.permutation(shuffled.loc[test, "value"].to_numpy())
+    again = federation_scores(shuffled)
+    pd.testing.assert_series_equal(scores["chosen_round"], again["chosen_round"])
+    assert not np.allclose(scores["chosen_accuracy"], again["chosen_accuracy"])
+
+
+def test_ties_go_to_the_earliest_round(table: pd.DataFrame) -> None:
+    level = table.copy()
+    level.loc[pick(level, "val", "accuracy"), "value"] = 0.7
+    scores = federation_scores(level)
+    assert set(scores["chosen_round"]) == {0}
+    np.testing.assert_allclose(scores["chosen_accuracy"], scores["start_accuracy"])
+
+
+def test_without_validation_nothing_is_chosen(table: pd.DataFrame) -> None:
+    found = compare(table[table["split"] != "val"]).rows
+    assert found["chosen_accuracy"].isna().all()
+    assert found["accuracy"].notna().all()
+
+
+def test_server_rows_stand_in_only_where_clients_have_none(table: pd.DataFrame) -> None:
+    server = table.copy()
+    server.loc[server["method"] == "kd", "client"] = server.loc[server["method"] == "kd", "client"].where(
+        server["client"] != 2, -1
+    )
+    with_clients = compare(server)
+    assert row(with_clients, "kd")["accuracy"] != row(compare(table), "kd")["accuracy"]
+    only = table[~pick(table, "val", "accuracy") | (table["client"] == 1)].copy()
+    only.loc[pick(only, "val", "accuracy"), "client"] = -1
+    assert federation_scores(only)["chosen_round"].notna().all()
+
+
+def test_costs_are_sums_over_clients_and_rounds(summary: Summary) -> None:
+    # 4 clients, 6 rounds: dml sends and receives 27 kB six times each, kd once, tuned_kd 1.2 kB more.
+    expected = {"local": 0, "kd": 4 * 54_000, "tuned_kd": 4 * 55_200, "dml": 4 * 12 * 27_000, "dp_kd": 4 * 54_000}
+    for method, sent in expected.items():
+        assert row(summary, method)["bytes"] == sent
+        assert row(summary, method)["steps"] == 4 * 6 * 4
+        assert row(summary, method)["tuning_steps"] == (4 * 144 if method == "tuned_kd" else 0)
+
+
+def test_frozen_teachers_are_told_by_their_bytes(table: pd.DataFrame) -> None:
+    assert set(frozen_teachers(table)) == {"kd", "tuned_kd", "dp_kd"}
+    assert frozen_teachers(table[table["round"] <= 1]) == []
+
+
+def test_targets_are_censored_not_dropped(table: pd.DataFrame, summary: Summary) -> None:
+    local, tuned = row(summary, "local"), row(summary, "tuned_kd")
+    assert (local["rounds_to_target"], local["reached"]) == (Reach(6, False), 0)
+    assert str(local["rounds_to_target"]) == ">6"
+    assert tuned["target"] == pytest.approx(tuned["accuracy"] - 0.01)
+    assert tuned["rounds_to_target"].reached
+    assert row(compare(table, target=0.0), "local")["rounds_to_target"] == Reach(0, True)
+    assert row(compare(table, target=1.0), "dml")["bytes_to_target"] == Reach(4 * 12 * 27_000, False)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        compare(table, target=85)
+
+
+def test_a_start_that_is_not_converged_is_said(tmp_path: Path, summary: Summary) -> None:
+    assert not [text for text in summary.warnings if "iid)" in text]
+    planted = Planted(**BOTH, gain={"local": 0.05, "kd": 0.06})
+    (warning,) = compare(load(planted.write(tmp_path))).warnings
+    assert warning.startswith("Start not converged (digits, iid): local alone gains 5.")
+
+
+def test_unfinished_federations_are_counted_and_left_out(tmp_path: Path) -> None:
+    planted = Planted(**BOTH, methods=("local", "kd"), cut={"f0004": 2})
+    folder = planted.write(tmp_path)
+    found = compare(load(folder), study=read_study(folder))
+    assert row(found, "kd")["seeds"] == 2
+    assert found.warnings[0] == "1 of 6 federations are unfinished and left out."
+    assert "Methods differ in their number of seeds" in found.warnings[1]
+    for path in (folder / "journal").glob("f0005*"):
+        path.unlink()
+    assert compare(load(folder), study=read_study(folder)).warnings[0].startswith("2 of 6")
+
+
+def test_nothing_finished_is_an_empty_summary(tmp_path: Path) -> None:
+    planted = Planted(**BOTH, methods=("kd",), seeds=(0,), cut={"f0000": 1})
+    found = compare(load(planted.write(tmp_path)))
+    assert found.rows.empty
+    assert found.blocks() == []
+    assert text_tables(found) == []
+
+
+def labelled_and_not(folder: Path) -> Summary:
+    for labelled in ("", ", labelled=true"):
+        settings = {"transfer": f"public(fraction=0.2{labelled})", "start": "pretrained"}
+        gain = {"local": 0.05 if labelled else 0.002, "kd": 0.03}
+        swept = ("method", "seed", "transfer", "start")
+        Planted(**BOTH, methods=("local", "kd"), settings=settings, gain=gain, swept=swept).write(folder)
+    return compare(load(folder), study=read_study(folder))
+
+
+def test_labelled_and_unlabelled_transfer_share_no_block(tmp_path: Path) -> None:
+    found = labelled_and_not(tmp_path)
+    titles = [title for title, _ in found.blocks()]
+    assert sorted(titles) == ["digits · public(fraction=0.2)", "digits · public(fraction=0.2, labelled=true)"]
+    for title, block in found.blocks():
+        kd = block.rows[block.rows["method"] == "kd"].iloc[0]
+        # Against local with the same labels, not against the other block's.
+        assert kd["verdict"] == ("worse" if "labelled" in title else "better")
+        assert kd["target"] == pytest.approx(block.rows["accuracy"].max() - 0.01)
+        assert len(block.scores) == 6
+    assert [table.title for table in text_tables(found)] == titles
+
+
+def test_text_tables(summary: Summary) -> None:
+    (accuracy,) = text_tables(summary)
+    assert accuracy.title == "digits"
+    assert accuracy.headers[:7] == ["partition", "method", "seeds", "final", "at val's choice", "Δ", "vs local"]
+    assert all(len(line) == len(accuracy.headers) for line in accuracy.rows)
+    assert [line[7] for line in accuracy.rows[:3]] == ["–", "better", "better"]
+    assert " ± " in accuracy.rows[0][3]
+    (cost,) = text_tables(summary, "cost")
+    assert "tuning steps" in cost.headers
+    assert cost.rows[0][-3:] == [">6", "–", "0/3"]
+
+
+def test_untuned_studies_show_no_tuning_columns(table: pd.DataFrame) -> None:
+    (cost,) = text_tables(compare(table[table["method"] != "tuned_kd"]), "cost")
+    assert not [header for header in cost.headers if "tuning" in header]
+
+
+def test_captions_say_interval_choice_and_target(table: pd.DataFrame) -> None:
+    found = compare(table, target=0.9, level=0.9)
+    assert "90 % Student-t interval over seeds" in caption(found)
+    assert "the test set chooses nothing" in caption(found)
+    assert "Target: 90.0 %" in caption(found, "cost")
+    assert "minus one point" in caption(compare(table), "cost")
+
+
+def test_markdown_escapes_and_says_everything(tmp_path: Path) -> None:
+    planted = Planted(**BOTH, methods=("local", "a|b<i>*c*`"), gain={"local": 0.05})
+    text = markdown(compare(load(planted.write(tmp_path))))
+    assert "> **Warning.** Start not converged" in text
+    assert "a\\|b\\<i>\\*c\\*\\`" in text
+    lines = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines if "seeds" in line or "better" in line}) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (percent(0.8734), "87.3"),
+        (percent(float("nan")), "–"),
+        (percent(-0.0), "0.0"),
+        (points(0.012), "+1.2"),
+        (points(-0.012), "−1.2"),
+        (points(-0.0001), "0.0"),
+        (points(float("nan")), "–"),
+        (spread(0.1, 0.124), " ± 1.2"),
+        (spread(0.1, 0.1004), " ± 0.02"),
+        (spread(float("nan"), float("nan")), ""),
+        (size(0), "0 B"),
+        (size(1023), "1023 B"),
+        (size(1536), "1.5 KiB"),
+        (size(1024**2 - 1), "1024 KiB"),
+        (size(5 * 1024**4), "5 TiB"),
+        (size(float("nan")), "–"),
+        (count(12300), "12,300"),
+        (count(2.5), "2.5"),
+    ],
+)
+def test_numbers_as_people_read_them(text: str, expected: str) -> None:
+    assert text == expected
