@@ -19,7 +19,7 @@ import textwrap
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -178,6 +178,7 @@ class Catalogue(Generic[T]):
         return None
 
 
+@lru_cache(maxsize=256)
 def parameters(entry: type[object]) -> list[Parameter]:
     """Name, type, default and help of every parameter of a dataclass, the docstring under a field being its help."""
     if not dataclasses.is_dataclass(entry):

@@ -7,6 +7,7 @@ import tomllib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Recipe:
     """the flat key → value or list of values, as written and overridden"""
 
 
+@cache
 def known_keys() -> dict[str, str]:
     """Every key of a recipe, tables dotted, with its help."""
     from fedkd.spec import parameters

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,7 @@ def identify(federation: Federation) -> str:
     return f"{parse(federation.method).name}-{digest.hexdigest()[:12]}"
 
 
+@lru_cache(maxsize=4096)
 def _start_of(federation: Federation) -> str:
     settings = settings_of(federation)
     ours = {k: v for k, v in settings.items() if k not in ("method", "rounds") and not k.startswith("train.")}
