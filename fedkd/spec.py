@@ -17,9 +17,9 @@ import re
 import sys
 import textwrap
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -178,25 +178,28 @@ class Catalogue(Generic[T]):
         return None
 
 
-@lru_cache(maxsize=256)
-def parameters(entry: type[object]) -> list[Parameter]:
-    """Name, type, default and help of every parameter of a dataclass, the docstring under a field being its help."""
+def parameters(entry: type[object]) -> tuple[Parameter, ...]:
+    """Name, type, default and help of every parameter of a dataclass; the docstring under a field is its help."""
+    known = _PARAMETERS.get(entry)
+    if known is None:
+        known = _PARAMETERS[entry] = tuple(_read_parameters(entry))
+    return known
+
+
+_PARAMETERS: dict[type[object], tuple[Parameter, ...]] = {}
+
+
+def _read_parameters(entry: type[object]) -> Iterator[Parameter]:
     if not dataclasses.is_dataclass(entry):
-        return []
+        return
     docs: dict[str, str] = {}
     for owner in reversed(entry.__mro__):
         if dataclasses.is_dataclass(owner):
             docs.update(_field_docs(owner))
     hints = typing.get_type_hints(entry)
-    return [
-        Parameter(
-            field.name,
-            _type_name(hints[field.name]),
-            "required" if field.default is dataclasses.MISSING else repr(_plain(field.default)),
-            docs.get(field.name, ""),
-        )
-        for field in dataclasses.fields(entry)
-    ]
+    for field in dataclasses.fields(entry):
+        default = "required" if field.default is dataclasses.MISSING else repr(_plain(field.default))
+        yield Parameter(field.name, _type_name(hints[field.name]), default, docs.get(field.name, ""))
 
 
 def summary(entry: type[object]) -> str:

@@ -41,8 +41,7 @@ class Samples:
         for name, column in self.columns.items():
             if column.shape[:1] != self.labels.shape:
                 raise PartitionError(
-                    f"column {name!r} has shape {column.shape}; "
-                    f"its first length must be {len(self)}, one a sample"
+                    f"column {name!r} has shape {column.shape}; its first length must be {len(self)}, one a sample"
                 )
 
     def __len__(self) -> int:
@@ -118,8 +117,7 @@ def check(partition: Partition, samples: Samples, clients: int, strategy: Strate
     held = sum(len(indices) for _, indices in parts)
     if held != len(samples):
         raise PartitionError(
-            f"{name} accounts for {held} of {len(samples)} samples; "
-            f"what goes to no client belongs in `dropped`"
+            f"{name} accounts for {held} of {len(samples)} samples; what goes to no client belongs in `dropped`"
         )
     empty = [i for i, indices in enumerate(partition.clients) if not len(indices)]
     if empty and not strategy.allow_empty:

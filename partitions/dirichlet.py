@@ -87,6 +87,4 @@ def _flower(labels: Indices, clients: int, alpha: float, seed: int) -> list[Indi
     partitioner.num_partitions  # noqa: B018  (reading it makes the cut)
     # Arrow tables once the labels are read: 1,000 clients in 1.1 s instead of 2.3 s as Python lists.
     table.set_format("arrow", columns=["position"])
-    return [
-        np.asarray(partitioner.load_partition(client)[:]["position"], np.int64) for client in range(clients)
-    ]
+    return [np.asarray(partitioner.load_partition(client)[:]["position"], np.int64) for client in range(clients)]

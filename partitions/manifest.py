@@ -69,9 +69,7 @@ class Manifest:
         Raises PartitionError naming the two places that hold the same index, or the index out of range.
         """
         if isinstance(self.val, tuple) and len(self.val) != len(self.clients):
-            raise PartitionError(
-                f"val has {len(self.val)} lists for {len(self.clients)} clients; one each is needed"
-            )
+            raise PartitionError(f"val has {len(self.val)} lists for {len(self.clients)} clients; one each is needed")
         if fault := misplaced(self._parts(), n):
             raise PartitionError(fault)
         return self

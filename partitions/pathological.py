@@ -51,9 +51,7 @@ class Pathological(Strategy):
                 continue
             for holder, piece in zip(holders, np.array_split(indices, len(holders)), strict=True):
                 shards[holder].append(piece)
-        return Partition(
-            tuple(rng.permutation(np.concatenate(shard)) for shard in shards), np.concatenate(dropped)
-        )
+        return Partition(tuple(rng.permutation(np.concatenate(shard)) for shard in shards), np.concatenate(dropped))
 
 
 def _deal(present: int, each: int, clients: int, rng: np.random.Generator) -> Indices:

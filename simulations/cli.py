@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Simulate federated and distributed knowledge distillation between pre-trained models, on Flower and Ray.",
 )
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 WRONG_INPUT = 2
@@ -74,12 +76,13 @@ def run(
     engine: Annotated[str, typer.Option(help="ray, or inline: one process, for debugging.")] = "ray",
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key; may be repeated."),
     ] = None,
     lanes: Annotated[
         int | None, typer.Option(min=1, help="Federations in flight; default: twice the workers.", show_default=False)
     ] = None,
-    verbose: Annotated[bool, typer.Option(help="Show Flower's and Ray's own logs.")] = False,
+    figures: Annotated[bool, typer.Option("--report", help="Make the report too, as fedkd report does.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Flower's and Ray's own logs.")] = False,
 ) -> None:
     """Run every federation of a recipe; finished ones are skipped, interrupted ones resume."""
     folder = results or Path("results") / Path(recipe).stem
@@ -101,6 +104,10 @@ def run(
         err.print("stopped; complete rounds are kept, and the same command goes on from there")
         sys.exit(STOPPED)
     _print_comparison(folder)
+    if figures:
+        _make_report(folder)
+    else:
+        out.print(f"figures and report.html: fedkd report {escape(str(folder))}")
 
 
 @app.command()
@@ -112,13 +119,12 @@ def report(
 ) -> None:
     """Statistics, figures (svg and png) and the self-contained report.html of a results folder."""
     out.print(f"fedkd: reporting on {escape(str(results))}")
-    from analysis.report import make_report
+    from fedkd.errors import UserError
 
-    page = make_report(results, target=target)
+    if target is not None and not 0 <= target <= 1:
+        raise UserError(f"--target {target}: it is an accuracy between 0 and 1")
+    _make_report(results, target)
     _print_comparison(results, target)
-    figures = sorted((results / "figures").glob("*.png"))
-    out.print(f"figures: {escape(str(results / 'figures'))} ({len(figures)}, each as .svg and .png)")
-    out.print(f"report:  {escape(str(page))}")
 
 
 @app.command("list")
@@ -200,8 +206,8 @@ def partition(
         )
     out.print(table)
     out.print(
-        f"private {sum(map(len, dealt.clients))}, validation {sum(map(len, dealt.val))}, transfer {len(dealt.transfer)}, "
-        f"dropped {len(dealt.dropped)}; sha256 {dealt.sha256[:16]}…"
+        f"private {sum(map(len, dealt.clients))}, validation {sum(map(len, dealt.val))}, "
+        f"transfer {len(dealt.transfer)}, dropped {len(dealt.dropped)}; sha256 {dealt.sha256[:16]}…"
     )
     if manifest is not None:
         dealt.save(manifest)
@@ -284,26 +290,43 @@ class _Bar:
         )
 
 
+def _make_report(results: Path, target: float | None = None) -> None:
+    from analysis.report import make_report
+
+    page = make_report(results, target=target)
+    drawn = len(list((results / "figures").glob("*.png")))
+    out.print(f"figures: {escape(str(results / 'figures'))} ({drawn}, each as .svg and .png)")
+    out.print(f"report:  {escape(str(page))}")
+
+
 def _print_comparison(results: Path, target: float | None = None) -> None:
-    """The comparison as tables: what came out, and what it cost."""
+    """What came out and what it cost, a line a method; the report has every column."""
+    from analysis.style import wrap
     from analysis.summary import compare
     from analysis.table import load, read_study
-    from analysis.wording import caption, text_tables
+    from analysis.wording import text_tables
 
     summary = compare(load(results), study=read_study(results), target=target)
-    for part in ("accuracy", "cost"):
-        for block in text_tables(summary, part):
-            table = Table(title=escape(block.title), title_justify="left")
-            for header in block.headers:
-                table.add_column(escape(header), justify="left" if header in ("partition", "method") else "right")
-            before = ""
-            for row in block.rows:
-                if before and row[0] != before:
-                    table.add_section()
-                table.add_row(*map(escape, ["" if row[0] == before else row[0], *row[1:]]))
-                before = row[0]
+    versus = f"vs {summary.baseline}"
+    shown = ["final", "Δ", versus, "verdict", "gained", "lost", "worst client", "bytes", "rounds to target"]
+    for outcome, cost in zip(text_tables(summary), text_tables(summary, "cost"), strict=True):
+        rows = [
+            dict(zip([*outcome.headers, *cost.headers], [*left, *right], strict=True))
+            for left, right in zip(outcome.rows, cost.rows, strict=True)
+        ]
+        for place, group in itertools.groupby(rows, key=lambda row: row["partition"]):
+            title = f"{escape(outcome.title)} · [bold]{escape(place)}[/]"
+            table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
+            table.add_column("method", min_width=30)
+            for name in shown:
+                table.add_column(escape(name), justify="right")
+            for row in group:
+                table.add_row(escape(wrap(row["method"], 30, lines=4)), *(escape(row[name]) for name in shown))
             out.print(table)
-        out.print(f"[dim]{escape(caption(summary, part))}[/]\n")
+    out.print(
+        "[dim]Test accuracy in %, mean over clients and seeds, ± 95 % Student-t interval over seeds; Δ in points from "
+        f"the pre-trained start; {escape(versus)}: paired over seeds; “>”: not reached in these rounds.[/]"
+    )
     for warning in summary.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
 

@@ -106,6 +106,8 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
             )
+        # Ray reports each actor's orderly end as a failed task that it will retry, past every logger.
+        ray._private.worker._worker_logs_enabled = verbose
         run_simulation(
             server,
             app,

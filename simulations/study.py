@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -104,14 +105,16 @@ class Study:
                     engine.inline(app, drive, clients, width, verbose)
                 else:
                     engine.on_ray(app, drive, clients, width, self.recipe.ray, verbose)
+            with contextlib.suppress(OSError):
+                (self.out / "state").rmdir()  # goes unless an unfinished federation has left something there
             if any((self.out / "journal").glob("*.jsonl")):
                 rebuild(self.out)
         if self.stop.is_set():
             raise Interrupted
         if failures:
             raise StudyError(
-                f"{len(failures)} of {len(self.recipe.federations)} federations failed; the others are complete, and the "
-                f"same command resumes these. First: {sorted(failures)[0]}"
+                f"{len(failures)} of {len(self.recipe.federations)} federations failed; the others are complete, and "
+                f"the same command resumes these. First: {sorted(failures)[0]}"
             )
 
     def open(self, federation: Federation) -> Journal:

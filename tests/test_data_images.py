@@ -206,9 +206,7 @@ def test_cut_archives_are_refused_wherever_they_are_cut(tmp_path: Path, mode: st
     path = archive(tmp_path / "set.tar", bordered(), mode)
     whole = path.read_bytes()
     # The plain archive ends in blocks of zeros: cut within its 12 members, at their borders too.
-    ends = (
-        [100, 512, 700, 1024, 5 * 1024, 12 * 1024] if mode == "w" else [20, len(whole) // 2, len(whole) - 5]
-    )
+    ends = [100, 512, 700, 1024, 5 * 1024, 12 * 1024] if mode == "w" else [20, len(whole) // 2, len(whole) - 5]
     for end in ends:
         path.write_bytes(whole[:end])
         with pytest.raises(UserError, match="is damaged, cut short or no tar archive"):

@@ -86,9 +86,7 @@ def test_two_processes_prepare_once_and_the_other_needs_no_scikit_learn(cache: P
         "print(load('digits', lambda *call: calls.append(call)).fingerprint, bool(calls),"
         "'sklearn' in sys.modules)"
     )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in "ab"
-    ]
+    processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in "ab"]
     printed = sorted(process.communicate(timeout=120)[0].split() for process in processes)
     assert [line[1:] for line in printed] == [["False", "False"], ["True", "True"]]
     assert printed[0][0] == printed[1][0] == load("digits").fingerprint
@@ -125,9 +123,7 @@ class TestCache:
         with np.load(arrays) as content:
             np.savez_compressed(tmp_path / "other.npz", **content)
             np.savez(tmp_path / "changed.npz", images=content["images"] ^ 1, labels=content["labels"])
-        one, other, changed = (
-            load(f"npz:{p}") for p in (arrays, tmp_path / "other.npz", tmp_path / "changed.npz")
-        )
+        one, other, changed = (load(f"npz:{p}") for p in (arrays, tmp_path / "other.npz", tmp_path / "changed.npz"))
         assert one.fingerprint == other.fingerprint != changed.fingerprint
 
     def test_the_name_is_the_source_as_given(self, arrays: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,9 +75,7 @@ def test_arrays_of_equal_length_become_columns(path: Path) -> None:
         "place": np.arange(24, dtype=">i4").reshape(12, 2),
         "odd": np.arange(12) % 2 == 1,
     }
-    dataset = saved(
-        path, **columns, note=np.array("made by hand"), short=np.arange(3), none=np.zeros((12, 0))
-    )
+    dataset = saved(path, **columns, note=np.array("made by hand"), short=np.arange(3), none=np.zeros((12, 0)))
     assert set(dataset.columns) == set(columns)
     for name, column in columns.items():
         assert np.array_equal(dataset.columns[name], column)
@@ -125,9 +123,7 @@ def test_files_that_are_no_archive(path: Path, tmp_path: Path) -> None:
         load(f"npz:{path}")
     with pytest.raises(UserError, match="is a folder"):
         load(f"npz:{tmp_path}")
-    np.savez_compressed(
-        path, **arrays(images=np.random.default_rng(0).integers(0, 256, (12, 30, 30), np.uint8))
-    )
+    np.savez_compressed(path, **arrays(images=np.random.default_rng(0).integers(0, 256, (12, 30, 30), np.uint8)))
     whole = path.read_bytes()
     middle = len(whole) // 3
     torn = whole[:middle] + bytes(64) + whole[middle + 64 :]

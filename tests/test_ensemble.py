@@ -37,7 +37,7 @@ def labels_for(seed: int, shape: tuple[int, int, int]) -> NDArray[np.int64]:
 
 def best_by_loop(teachers: Array, labels: NDArray[np.int64] | None) -> Array:
     """Per sample, the logits of the teacher surest of itself, or of the label; the first of equals."""
-    best = np.empty_like(teachers[0])
+    best: Array = np.empty(teachers.shape[1:])
     for sample in range(teachers.shape[1]):
         highest = -1.0
         for teacher in teachers:

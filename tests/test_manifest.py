@@ -35,9 +35,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "partition.json"
 
 
-@pytest.mark.parametrize(
-    "val", [(array(5), array(), array(8)), (array(), array(), array()), array(5, 8), array()]
-)
+@pytest.mark.parametrize("val", [(array(5), array(), array(8)), (array(), array(), array()), array(5, 8), array()])
 def test_round_trip(path: Path, val: Any) -> None:
     manifest = make(val=val)
     manifest.save(path)

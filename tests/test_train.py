@@ -16,7 +16,7 @@ from fedkd.train import Batch, Labels, Target, fit, make_optimiser
 from tests.small import CLASSES, SHAPE, distance, model, node, same_weights, weights
 from tests.small import own_cache as own_cache
 
-SETTINGS = [
+SETTINGS: list[dict[str, Any]] = [
     {},
     {"momentum": 0.9},
     {"weight_decay": 0.1},
@@ -67,7 +67,7 @@ def flat(steps: list[list[int]]) -> list[int]:
 
 class TestOptimisers:
     @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-    def test_sgd_takes_the_steps_of_torch_optim(self, settings: dict[str, float]) -> None:
+    def test_sgd_takes_the_steps_of_torch_optim(self, settings: dict[str, Any]) -> None:
         ours, theirs = model(), model()
         parameters = list(ours.parameters())
         optimiser = make_optimiser(parameters, Optimisation(lr=0.3, **settings))
@@ -184,13 +184,18 @@ class TestOneForwardPass:
     """Private and transfer samples go through the network together; each loss gets the logits that are its own."""
 
     @pytest.mark.parametrize("labelled", [False, True])
-    @pytest.mark.parametrize("labels", ["all", "private", "none"])
-    @pytest.mark.parametrize("on", ["transfer", "private", None])
+    @pytest.mark.parametrize(
+        ("labels", "on"),
+        [
+            (labels, on)
+            for labels in ("all", "private", "none")
+            for on in ("transfer", "private", None)
+            if labels != "none" or on
+        ],
+    )
     def test_a_loss_is_given_the_logits_of_the_samples_that_it_is_told(
         self, labelled: bool, labels: Labels, on: Any
     ) -> None:
-        if labels == "none" and on is None:
-            pytest.skip("a loss of nothing")
         client = numbered(10, 7, labelled=labelled)
         distilled = client.private if on == "private" else client.public
         target = None if on is None else Target(own_numbers(len(distilled)), own_numbers(len(distilled))[:, 0], on)
@@ -241,7 +246,7 @@ class TestOneForwardPass:
             loss = cross_entropy(logits, labels) + kl(apart.student(x), soft)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                    parameter -= 0.1 * gradient
+                    parameter.sub_(gradient, alpha=0.1)
         assert distance(weights(together.student), weights(apart.student)) <= 1e-6
         assert distance(weights(together.student), weights(model())) > 0.01
 
@@ -265,14 +270,13 @@ class TestOneForwardPass:
 
 
 class TestWork:
-    @pytest.mark.parametrize("labels", ["all", "private", "none"])
-    @pytest.mark.parametrize("distil", [False, True])
+    @pytest.mark.parametrize(
+        ("labels", "distil"), [("all", False), ("all", True), ("private", False), ("private", True), ("none", True)]
+    )
     @pytest.mark.parametrize("labelled", [False, True])
     def test_steps_are_equal_and_samples_are_those_that_went_through(
         self, labels: Labels, distil: bool, labelled: bool
     ) -> None:
-        if labels == "none" and not distil:
-            pytest.skip("a loss of nothing")
         client = numbered(10, 7, labelled=labelled)
         fit(client, Probe(), Target(own_numbers(7)) if distil else None, labels=labels)
         own = labels != "none"

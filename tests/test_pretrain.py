@@ -1,0 +1,264 @@
+"""Pre-training happens once for equal inputs, ends by its rule, and leaves no trace but the weights."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fedkd.pretrain
+from fedkd.losses import cross_entropy
+from fedkd.models import Model
+from fedkd.node import Data, Node, Pretraining
+from fedkd.pretrain import pretrain
+from fedkd.store import read_tensors
+from tests.small import MODEL, Weights, model, node, same_weights, weights
+from tests.small import own_cache as own_cache
+
+SHORT = Pretraining(epochs=3, lr=0.1, batch_size=4)
+
+
+class Trainings:
+    """How often something was trained: counts the calls of `fit`."""
+
+    def __init__(self) -> None:
+        self.epochs = 0
+        self._fit = fedkd.pretrain.fit
+
+    def __call__(self, *arguments: Any, **named: Any) -> Tensor:
+        self.epochs += 1
+        return self._fit(*arguments, **named)
+
+
+@pytest.fixture(autouse=True)
+def cache(own_cache: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache for each test."""
+    del own_cache
+    monkeypatch.setenv("FEDKD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
+    """Watches what is trained."""
+    watching = Trainings()
+    monkeypatch.setattr(fedkd.pretrain, "fit", watching)
+    return watching
+
+
+def pretrained(settings: Pretraining = SHORT, client: Node | None = None, of: Model | None = None) -> Weights:
+    """Weights after pre-training a fresh model."""
+    trained = of or model()
+    pretrain(client or node(), trained, MODEL, settings)
+    return weights(trained)
+
+
+def files(cache: Path) -> list[Path]:
+    """What is kept."""
+    return sorted(cache.rglob("*.safetensors"))
+
+
+class TestCache:
+    def test_a_second_call_takes_no_training_and_gives_the_same(self, trainings: Trainings) -> None:
+        first = pretrained()
+        assert trainings.epochs == 3
+        assert not same_weights(first, weights(model()))
+        assert same_weights(pretrained(), first)
+        assert trainings.epochs == 3
+
+    def test_the_epochs_are_reported_either_way(self) -> None:
+        assert [pretrain(node(), model(), MODEL, SHORT) for _ in range(2)] == [3.0, 3.0]
+
+    @pytest.mark.parametrize(
+        "change", [{"epochs": 4}, {"lr": 0.2}, {"momentum": 0.1}, {"weight_decay": 0.1}, {"batch_size": 5}]
+    )
+    def test_other_settings_are_trained_anew(self, trainings: Trainings, change: dict[str, Any]) -> None:
+        first = pretrained()
+        settings = replace(SHORT, **change)
+        assert not same_weights(pretrained(settings), first)
+        assert trainings.epochs == 3 + int(settings.epochs)
+
+    def test_another_optimiser_is_trained_anew(self, trainings: Trainings) -> None:
+        first = pretrained()
+        assert not same_weights(pretrained(replace(SHORT, optimizer="adam")), first)
+        assert trainings.epochs == 6
+
+    @pytest.mark.parametrize("change", [{"seed": 1}, {"id": 1}])
+    def test_another_seed_or_client_is_trained_anew(self, trainings: Trainings, change: dict[str, int]) -> None:
+        first = pretrained()
+        other = node()
+        for name, value in change.items():
+            setattr(other, name, value)
+        assert not same_weights(pretrained(client=other), first)
+        assert trainings.epochs == 6
+
+    def test_other_initial_weights_are_trained_anew(self, trainings: Trainings) -> None:
+        first = pretrained()
+        assert not same_weights(pretrained(of=model(1)), first)
+        assert trainings.epochs == 6
+
+    def test_one_changed_pixel_or_label_is_trained_anew(self, trainings: Trainings) -> None:
+        pretrained()
+        for change in ("x", "y"):
+            other = node()
+            assert other.private.y is not None
+            x, y = other.private.x.clone(), other.private.y.clone()
+            if change == "x":
+                x[-1, 0, 0, 0] += 1e-3
+            else:
+                y[-1] = (y[-1] + 1) % 3
+            other.data = Data(x, y)
+            pretrained(client=other)
+        assert trainings.epochs == 9
+
+    def test_the_order_of_equal_bytes_counts(self, trainings: Trainings) -> None:
+        # The same numbers as other shapes are other data.
+        one, other = node(), node()
+        one.data = Data(torch.zeros(4, 1, 4, 4), torch.zeros(4, dtype=torch.int64))
+        other.data = Data(torch.zeros(8, 1, 4, 4), torch.zeros(8, dtype=torch.int64))
+        pretrained(client=one)
+        pretrained(client=other)
+        assert trainings.epochs == 6
+
+    def test_neither_transfer_nor_validation_data_matter(self, trainings: Trainings) -> None:
+        first = pretrained(client=node(labelled=True))
+        bare = node()
+        bare.transfer = bare.val = None
+        assert same_weights(pretrained(client=bare), first)
+        assert trainings.epochs == 3
+
+    @pytest.mark.parametrize("damage", ["emptied", "cut short", "one bit changed", "junk"])
+    def test_a_damaged_file_is_trained_anew_to_the_same_numbers(
+        self, trainings: Trainings, cache: Path, damage: str
+    ) -> None:
+        first = pretrained()
+        (kept,) = files(cache)
+        whole = kept.read_bytes()
+        middle = len(whole) // 2
+        content = {
+            "emptied": b"",
+            "cut short": whole[:-1],
+            "one bit changed": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+            "junk": b"junk",
+        }
+        kept.write_bytes(content[damage])
+        assert same_weights(pretrained(), first)
+        assert trainings.epochs == 6
+        assert kept.read_bytes() == whole
+        assert same_weights(pretrained(), first)
+        assert trainings.epochs == 6
+
+    def test_no_epochs_are_no_training_and_no_file(self, trainings: Trainings, cache: Path) -> None:
+        assert pretrain(node(), trained := model(), MODEL, replace(SHORT, epochs=0)) == 0.0
+        assert same_weights(weights(trained), weights(model()))
+        assert trainings.epochs == 0
+        assert files(cache) == []
+
+    def test_the_clients_counters_and_predictions_are_untouched(self) -> None:
+        client = node()
+        before = client.transfer_logits()
+        pretrained(client=client, of=model(5))
+        assert (client.steps, client.samples, client.records, client.state) == (0, 0, {}, {})
+        assert client.transfer_logits() is before
+
+    def test_training_is_cross_entropy_by_sgd_on_private_data(self) -> None:
+        # One epoch of one batch holds every sample, whatever their order: one step of gradient descent.
+        client, plain = node(), model()
+        assert client.private.y is not None
+        whole = Pretraining(epochs=1, lr=0.3, batch_size=len(client.private))
+        parameters = list(plain.parameters())
+        loss = cross_entropy(plain(client.private.x), client.private.y)
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.sub_(gradient, alpha=0.3)
+        found = pretrained(whole, client)
+        for name, value in weights(plain).items():
+            torch.testing.assert_close(found[name], value)
+
+
+class TestConvergence:
+    """It ends after ten epochs in a row in which the loss has not got 1 % below the best that counts."""
+
+    @staticmethod
+    def epochs(losses: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> float:
+        """How many epochs are trained where each ends with the next of `losses`."""
+        monkeypatch.setattr(fedkd.pretrain, "fit", lambda *_, **__: torch.tensor(next(losses)))
+        return pretrain(node(), model(), MODEL, Pretraining())
+
+    def test_a_loss_that_stands_still_ends_it_after_ten_more_epochs(self) -> None:
+        assert pretrain(node(), model(), MODEL, Pretraining(lr=1e-12)) == 11
+
+    def test_a_loss_that_falls_for_ever_ends_at_the_cap(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        falling = (0.98**epoch for epoch in range(10_000))
+        assert self.epochs(falling, monkeypatch) == 300
+
+    def test_what_counts_is_the_fall_over_ten_epochs_not_over_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # 0.2 % an epoch is 1.98 % over ten.
+        slowly = (0.998**epoch for epoch in range(10_000))
+        assert self.epochs(slowly, monkeypatch) == 300
+
+    def test_a_fall_of_less_than_one_percent_over_ten_epochs_ends_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # 0.09 % an epoch is 0.9 % over ten: the first epoch sets the mark, ten more do not reach 1 % below.
+        slower = (0.9991**epoch for epoch in range(10_000))
+        assert self.epochs(slower, monkeypatch) == 11
+
+    def test_a_fall_in_the_tenth_epoch_buys_ten_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        losses = iter([1.0] * 10 + [0.98] * 100)
+        assert self.epochs(losses, monkeypatch) == 10 + 1 + 10
+
+    def test_ups_and_downs_do_not_count_as_falls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        swinging = (1.0 + 0.5 * (epoch % 2) for epoch in range(10_000))
+        assert self.epochs(swinging, monkeypatch) == 11
+
+    def test_a_loss_that_is_not_a_number_ends_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert self.epochs(iter([1.0] + [math.nan] * 100), monkeypatch) == 11
+
+    def test_a_number_of_epochs_is_that_number(self) -> None:
+        assert pretrain(node(), model(), MODEL, Pretraining(lr=1e-12, epochs=17)) == 17
+
+
+def train_and_count(folder: Path, together: Barrier) -> None:
+    """What each of two processes does: note every training in a file of its own, and keep the weights."""
+    os.environ["FEDKD_CACHE"] = str(folder / "cache")
+    torch.set_num_threads(1)
+    fit = fedkd.pretrain.fit
+
+    def slowly(*arguments: Any, **named: Any) -> Tensor:
+        with (folder / f"{os.getpid()}.trained").open("a") as file:
+            file.write("epoch\n")
+        time.sleep(0.2)
+        return fit(*arguments, **named)
+
+    fedkd.pretrain.fit = slowly
+    together.wait(60)
+    trained = model()
+    pretrain(node(), trained, MODEL, SHORT)
+    torch.save(weights(trained), folder / f"{os.getpid()}.weights")
+
+
+def test_two_processes_at_once_train_once(tmp_path: Path, cache: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(2)
+    others = [spawn.Process(target=train_and_count, args=(tmp_path, together)) for _ in range(2)]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(100)
+    assert [process.exitcode for process in others] == [0, 0]
+    (trained,) = tmp_path.glob("*.trained")
+    assert trained.read_text().count("epoch") == 3
+    one, other = (torch.load(file, weights_only=True) for file in tmp_path.glob("*.weights"))
+    assert same_weights(one, other)
+    (kept,) = files(cache)
+    assert read_tensors(kept) is not None
+    assert same_weights(pretrained(), one), "and so they are here"
