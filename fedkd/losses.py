@@ -1,4 +1,4 @@
-"""Distillation losses: pure functions on logits, batch means, in natural logarithms.
+"""Distillation losses: pure functions on logits, means over the batch, in natural logarithms.
 
 Axes: logits are (n, classes); a loss returns the mean over the n samples as a scalar. Gradients flow into the
 student's logits only; teachers' logits are data. All divergences are true divergences: equal predictions give 0
@@ -6,6 +6,8 @@ student's logits only; teachers' logits are data. All divergences are true diver
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(student, labels)
 
 
-def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """T²·KL(p_t^T ‖ p_s^T), p^T = softmax(z / T) (Hinton et al., arXiv 1503.02531).
 
     T² keeps the gradient's size comparable over temperatures.
@@ -26,32 +28,45 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     >>> float(kl(z, z + 5.0))
     0.0
     """
-    log_student = F.log_softmax(student / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher.detach() / temperature, dim=1)
-    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+    log_student, log_teacher = _log_probabilities(student, teacher, temperature)
+    return _mean(_divergence(log_teacher, log_student), weights) * temperature**2
 
 
-def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """T²·KL(p_s^T ‖ p_t^T): the student avoids what its teacher finds unlikely."""
-    log_student = F.log_softmax(student / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher.detach() / temperature, dim=1)
-    return F.kl_div(log_teacher, log_student, reduction="batchmean", log_target=True) * temperature**2
+    log_student, log_teacher = _log_probabilities(student, teacher, temperature)
+    return _mean(_divergence(log_student, log_teacher), weights) * temperature**2
 
 
-def js(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+def js(student: Tensor, teacher: Tensor, temperature: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """T²·JS(p_t^T, p_s^T), the mean of both divergences to the midpoint; at most T²·log 2."""
-    log_student = F.log_softmax(student / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher.detach() / temperature, dim=1)
-    log_middle = torch.logaddexp(log_student, log_teacher) - torch.log(student.new_tensor(2.0))
-    divergences = [
-        F.kl_div(log_middle, side, reduction="batchmean", log_target=True) for side in (log_student, log_teacher)
-    ]
-    return (divergences[0] + divergences[1]) / 2 * temperature**2
+    log_student, log_teacher = _log_probabilities(student, teacher, temperature)
+    log_middle = torch.logaddexp(log_student, log_teacher) - math.log(2)
+    both = _divergence(log_student, log_middle) + _divergence(log_teacher, log_middle)
+    return _mean(both / 2, weights) * temperature**2
 
 
-def mse(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:  # noqa: ARG001 - one signature for all
+def mse(student: Tensor, teacher: Tensor, temperature: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """Mean over samples and classes of (z_s − z_t)²; it has no temperature."""
-    return F.mse_loss(student, teacher.detach())
+    del temperature  # one signature for all objectives
+    return _mean((student - teacher.detach()).square().mean(dim=1), weights)
+
+
+def _log_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    log_student = F.log_softmax(student / temperature, dim=1)
+    return log_student, F.log_softmax(teacher.detach() / temperature, dim=1)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """(n,) KL(p ‖ q) of (n, classes) log-probabilities."""
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean of (n,) values, weighted where weights are given: weights of 0 and 1 are a subset; none at all give 0."""
+    if weights is None:
+        return values.mean()
+    return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
 
 
 OBJECTIVES = {"kl": kl, "reverse_kl": reverse_kl, "js": js, "mse": mse}

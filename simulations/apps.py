@@ -33,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     use_one_thread()
     config = dict(context.run_config)
     out = str(config.pop("out", ""))
-    recipe = expand("flwr", {key: value for key, value in config.items() if value != ""})
+    recipe = expand("flwr", {}, [f"{key}={value}" for key, value in config.items()])
     federation = recipe.federations[0]
     journal = Study(recipe, Path(out)).open(federation) if out else None
     nodes = wait_for_nodes(grid, federation.clients)

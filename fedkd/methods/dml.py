@@ -39,4 +39,6 @@ class DML(Method):
         assert batch.student is not None
         assert batch.teacher is not None
         peers = 1 if self.reduce == "mean" else batch.node.clients - 1
-        return cross_entropy(batch.labelled, batch.labels) + peers * kl(batch.student, batch.teacher)
+        return cross_entropy(batch.labelled, batch.labels) + peers * kl(
+            batch.student, batch.teacher, weights=batch.weights
+        )

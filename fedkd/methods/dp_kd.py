@@ -67,7 +67,7 @@ class DPKD(Method):
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None
-        return kl(batch.student, batch.teacher, self.temperature)
+        return kl(batch.student, batch.teacher, self.temperature, batch.weights)
 
     def _labels(self, node: Node) -> Tensor | None:
         return node.public.y if self.mask == "supervised" else None

@@ -50,7 +50,7 @@ class KD(Method):
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None
-        distilled = OBJECTIVES[self.objective](batch.student, batch.teacher, self.temperature)
+        distilled = OBJECTIVES[self.objective](batch.student, batch.teacher, self.temperature, batch.weights)
         if self.weight == 1:
             return distilled
         return (1 - self.weight) * cross_entropy(batch.labelled, batch.labels) + self.weight * distilled

@@ -1,0 +1,39 @@
+# Everything sets itself up: `make demo` and `make test` create .venv and install when needed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+export FLWR_TELEMETRY_ENABLED := 0
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: demo test lint types check bench clean
+
+demo: $(READY)          ## the main job on embedded data: table, figures, report in results/quickstart
+	$(BIN)/fedkd run quickstart --report
+
+test: $(READY)          ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test  ## what .ci/run does
+
+bench: $(READY)         ## what is fast, measured: see benchmarks/README.md
+	$(BIN)/python -m benchmarks.quickstart
+	$(BIN)/python -m benchmarks.floor
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamp is written last: a killed installation is done again.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedkd needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
