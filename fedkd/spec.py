@@ -243,7 +243,8 @@ def _first_problem(error: ValidationError) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     where = f"{where}: " if where else ""
-    return f"{where}{message[0].lower()}{message[1:]}, found {problem['input']!r}"
+    found = f", found {problem['input']!r}" if where else ""
+    return f"{where}{message[0].lower()}{message[1:]}{found}"
 
 
 def _load_file(file: str, noun: str) -> ModuleType:

@@ -89,7 +89,7 @@ class TestKD:
             client.data = Data(client.private.x * (1 - shift), (client.private.y + shift) % CLASSES)
             if client.public.y is not None:
                 client.transfer = Data(client.public.x, (client.public.y + shift) % CLASSES)
-            assert learnt(method, client, knowledge, rounds=2) > 0.01
+            assert learnt(method, client, knowledge, rounds=2) > 1e-3
             moved.append(weights(client.student))
         assert same_weights(*moved)
 
@@ -191,7 +191,7 @@ class TestDML:
         (gradient,) = torch.autograd.grad(method.loss(batch_of(student, sent[0]["logits"], 3)), student)
         assert float(gradient.abs().max()) <= 1e-6
 
-    def test_a_sum_over_two_is_a_mean_over_two_when_one_is_oneself(self) -> None:
+    def test_with_a_single_peer_the_sum_is_the_mean(self) -> None:
         outcomes = [federate(small(f"dml(reduce='{reduce}')")) for reduce in ("mean", "sum")]
         assert same_weights(outcomes[0].final(0), outcomes[1].final(0))
 
@@ -271,13 +271,9 @@ class TestDPKD:
         for client in nodes:
             own = client.transfer_logits()
             assert torch.equal(own, over_the_wire(own, wire)) == (wire == "float32")
-            anchor = client.state["anchor"]
-            client.state["anchor"] = anchor.clone()
-            # Wherever the teacher won, its logits would be the target; mark them to be told apart.
-            marked = client.predictions(sent[client.id])
-            target = method.target(client, marked)
+            target = method.target(client, client.predictions(sent[client.id]))
             assert target is not None
-            assert torch.equal(target.logits, anchor)
+            assert torch.equal(target.logits, client.state["anchor"])
 
     @pytest.mark.parametrize(("wire", "most"), [("float16", 1e-3), ("float32", 1e-6)])
     @pytest.mark.parametrize("mask", ["unsupervised", "supervised"])
@@ -335,6 +331,13 @@ def listening() -> list[str]:
 
 
 class TestMerging:
+    @pytest.mark.parametrize("spec", listening())
+    def test_students_and_teachers_may_be_of_different_architectures(self, spec: str) -> None:
+        outcome = federate(small(spec, models="mlp(hidden=[8])|cnn(width=4, hidden=8)", clients=3))
+        assert outcome.final(0).keys() == outcome.final(2).keys() != outcome.final(1).keys()
+        for client in range(3):
+            assert distance(outcome.final(client), outcome.weights[client][0]) > 1e-4
+
     @pytest.mark.parametrize("spec", [*listening(), 'kd(merge_by="probabilities")', 'dml(reduce="sum")'])
     def test_a_students_knowledge_comes_from_the_others_alone(self, spec: str) -> None:
         method, at = METHODS.build(spec), server(clients=4)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from annotated_types import Gt, Interval
+from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -37,6 +38,14 @@ class KD(Method):
     """once: teachers stay as pre-trained and travel once; every round: they teach what they have learnt since"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
+
+    @model_validator(mode="after")
+    def _mse_has_logits_to_compare(self) -> KD:
+        if self.objective == "mse" and self.merge_by == "probabilities":
+            raise ValueError(
+                'objective="mse" compares logits, which averaged probabilities have none of; use merge_by="logits"'
+            )
+        return self
 
     @property
     def labels(self) -> Labels:
