@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -63,7 +63,13 @@ class Federation:
     @classmethod
     def from_json(cls, text: str) -> Federation:
         """Inverse of `to_json`, checked like any other input."""
-        return _ADAPTER.validate_json(text)
+        return _parsed(text)
 
 
 _ADAPTER = TypeAdapter(Federation)
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Federation:
+    # A client is sent the same settings with every message.
+    return _ADAPTER.validate_json(text)

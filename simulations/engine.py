@@ -72,6 +72,8 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     # Ray announces in each run that a future version will leave accelerators visible to actors without any.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     from flwr.simulation import run_simulation
 

@@ -96,13 +96,13 @@ def judging() -> Iterator[None]:
 def hidden(data: Data) -> Data:
     """The same samples for a judge's eyes only."""
     assert data.y is not None
-    return Data(data.x.as_subclass(Unreadable), data.y.as_subclass(Unreadable))  # type: ignore[no-untyped-call]
+    return Data(data.x.as_subclass(Unreadable), data.y.as_subclass(Unreadable))
 
 
 def hidden_labels(data: Data) -> Data:
     """The same samples, of which only a judge can read the labels."""
     assert data.y is not None
-    return Data(data.x, data.y.as_subclass(Unreadable))  # type: ignore[no-untyped-call]
+    return Data(data.x, data.y.as_subclass(Unreadable))
 
 
 @pytest.fixture

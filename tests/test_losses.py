@@ -195,6 +195,49 @@ def test_a_batch_counts_as_the_mean_of_its_samples(name: str) -> None:
     torch.testing.assert_close(OBJECTIVES[name](student, teacher, 3.0), torch.stack(alone).mean())
 
 
+class TestWeights:
+    """A weighted objective is the weighted mean of its samples."""
+
+    @EVERY
+    @drawn
+    @given(seed=seeds, shape=sizes, temperature=temperatures)
+    def test_it_is_a_loop_over_samples(self, name: str, seed: int, shape: tuple[int, int], temperature: float) -> None:
+        student, teacher = draw(seed, shape)
+        weights = np.random.default_rng(seed).random(shape[0]) + 0.01
+        total = 0.0
+        for sample, weight in enumerate(weights):
+            rows = slice(sample, sample + 1)
+            total += weight * FORMULAS[name](student[rows], teacher[rows], temperature)
+        found = OBJECTIVES[name](torch.tensor(student), torch.tensor(teacher), temperature, torch.tensor(weights))
+        assert float(found) == pytest.approx(total / weights.sum(), rel=1e-9, abs=1e-12)
+
+    @EVERY
+    def test_a_mask_is_the_subset_that_it_leaves(self, name: str) -> None:
+        student, teacher = tensors(4, (6, 5))
+        mask = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+        masked = OBJECTIVES[name](student, teacher, 2.0, mask)
+        subset = OBJECTIVES[name](student[mask.bool()], teacher[mask.bool()], 2.0)
+        torch.testing.assert_close(masked, subset)
+        gradients = [torch.autograd.grad(loss, student)[0] for loss in (masked, subset)]
+        torch.testing.assert_close(*gradients)
+
+    @EVERY
+    def test_equal_weights_are_none_and_their_size_does_not_matter(self, name: str) -> None:
+        student, teacher = tensors(5, (6, 5))
+        plain = OBJECTIVES[name](student, teacher, 2.0)
+        for weight in (1.0, 0.1, 1e6):
+            weights = torch.full((6,), weight, dtype=torch.float64)
+            torch.testing.assert_close(OBJECTIVES[name](student, teacher, 2.0, weights), plain)
+
+    @EVERY
+    def test_where_nothing_counts_there_is_no_loss_and_no_gradient(self, name: str) -> None:
+        student, teacher = tensors(6, (6, 5), torch.float32)
+        loss = OBJECTIVES[name](student, teacher, 2.0, torch.zeros(6))
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert float(loss.detach()) == 0
+        assert not gradient.any()
+
+
 @drawn
 @given(seeds, sizes, temperatures)
 def test_reverse_kl_is_kl_with_the_roles_exchanged(seed: int, shape: tuple[int, int], temperature: float) -> None:

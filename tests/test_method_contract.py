@@ -23,6 +23,7 @@ from fedkd.spec import Spec, parameters, parse, summary
 from fedkd.wire import from_arrays, to_arrays
 from tests.small import (
     LABELLED,
+    OWN,
     UNLABELLED,
     Outcome,
     every_method,
@@ -33,7 +34,6 @@ from tests.small import (
     small,
 )
 from tests.small import own_cache as own_cache
-from tests.test_spec import OWN
 
 FILES = sorted(file for file in Path(fedkd.methods.__path__[0]).glob("*.py") if file.stem != "__init__")
 EVERY = pytest.mark.parametrize("name", [file.stem for file in FILES])
@@ -115,6 +115,10 @@ class TestWriting:
 
 
 class TestRunning:
+    @EVERY
+    def test_a_name_alone_runs_or_says_what_it_needs(self, name: str) -> None:
+        assert _runs(name)
+
     @RUNNING
     def test_two_clients_and_two_rounds_end_in_finite_numbers(self, spec: str, transfer: str) -> None:
         outcome = federate(small(spec, transfer=transfer))
@@ -158,16 +162,7 @@ class TestRunning:
 
     @pytest.mark.parametrize("spec", list(choices()))
     def test_every_value_that_is_offered_runs_or_says_what_it_needs(self, spec: str) -> None:
-        ran = 0
-        for transfer in (UNLABELLED, LABELLED):
-            try:
-                METHODS.build(spec).check(2, transfer == LABELLED)
-            except UserError:
-                continue
-            outcome = federate(small(spec, transfer=transfer, rounds=1))
-            assert all(math.isfinite(value) for value in outcome.rows.values())
-            ran += 1
-        assert ran > 0
+        assert _runs(spec)
 
     @RUNNING
     def test_no_rounds_are_a_start_and_no_more(self, spec: str, transfer: str) -> None:
@@ -224,6 +219,20 @@ class TestState:
         forget(1, tmp_path)
         assert not has_state(tmp_path, 1, 0)
         assert has_state(tmp_path, 10, 0)
+
+
+def _runs(spec: str) -> bool:
+    """Whether a method that is not refused on some transfer set runs on it, one round, to finite numbers."""
+    method, ran = METHODS.build(spec), False
+    for transfer in (UNLABELLED, LABELLED):
+        try:
+            method.check(2, transfer == LABELLED)
+        except UserError:
+            continue
+        outcome = federate(small(spec, transfer=transfer, rounds=1))
+        assert all(math.isfinite(value) for value in outcome.rows.values())
+        ran = True
+    return ran
 
 
 def _travelling(outcome: Outcome) -> Iterator[Knowledge]:

@@ -16,25 +16,7 @@ from fedkd.methods.kd import KD
 from fedkd.methods.tuned_kd import TunedKD
 from fedkd.models import ARCHITECTURES
 from fedkd.spec import Spec, parameters, parse, summary
-from tests.small import drawn
-
-OWN = '''
-from typing import Annotated
-
-from annotated_types import Gt
-from pydantic.dataclasses import dataclass
-
-from fedkd.method import Method
-from fedkd.models.architecture import STRICT
-
-
-@dataclass(frozen=True, config=STRICT)
-class Gentle(Method):
-    """Does nothing, softly."""
-
-    strength: Annotated[float, Gt(0)] = 1.0
-    """how much of nothing"""
-'''
+from tests.small import OWN, drawn
 
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name))
 scalars = st.one_of(
@@ -269,6 +251,9 @@ class TestCatalogue:
     def test_a_method_that_would_never_hear_its_teachers_is_refused(self) -> None:
         # Without reports there is nothing to distil, and a loss that needs soft labels.
         assert "refresh" in refusal('kd(refresh="never")')
+
+    def test_values_that_do_not_go_together_are_refused_with_what_would(self) -> None:
+        assert 'use merge_by="logits"' in refusal("kd(objective='mse', merge_by='probabilities')")
 
     def test_nearest_offers_one_name_where_one_is_close(self) -> None:
         assert nearest("dirichlt", ["iid", "dirichlet"]) == "did you mean 'dirichlet'? Known: dirichlet, iid"
