@@ -109,11 +109,12 @@ def every_method() -> list[tuple[str, str]]:
 
     Grids are cut to a corner: what holds for four cells holds for more.
     """
-    specs = [*map(_cornered, METHODS.names), 'dp_kd(mask="supervised")', 'kd(refresh="every round")']
+    specs = [*map(cornered, METHODS.names), 'dp_kd(mask="supervised")', 'kd(refresh="every round")']
     return [(spec, transfer) for spec in specs for transfer in (UNLABELLED, LABELLED) if _may(spec, transfer)]
 
 
-def _cornered(name: str) -> str:
+def cornered(name: str) -> str:
+    """The spec of a method with its grids cut to a corner."""
     built: Any = METHODS.build(name)
     values = {each.name: getattr(built, each.name) for each in fields(built)}
     return str(Spec(name, {key: list(value[:2]) for key, value in values.items() if isinstance(value, tuple)}))

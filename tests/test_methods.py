@@ -30,6 +30,7 @@ from tests.small import (
     LABELLED,
     TRAINING,
     UNLABELLED,
+    cornered,
     distance,
     federate,
     model,
@@ -330,7 +331,7 @@ class TestDPKD:
 
 def listening() -> list[str]:
     """Every method whose students hear of other clients."""
-    return [name for name in METHODS.names if METHODS.build(name).refresh != "never"]
+    return [cornered(name) for name in METHODS.names if METHODS.build(name).refresh != "never"]
 
 
 class TestMerging:
