@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedkd.evaluate import accuracy
 from fedkd.federation import Federation
 from fedkd.holdings import Holdings, Judgement
 from fedkd.models import Model
@@ -25,6 +27,7 @@ from tests.small import (
     every_method,
     federate,
     load,
+    model,
     same_outcome,
     same_weights,
     samples,
@@ -289,20 +292,26 @@ class TestJudging:
         held = load(small("local"), 0)
         outcome = federate(small("local"))
 
-        class Fixed(Model):
-            def __init__(self) -> None:
-                super().__init__(torch.nn.Flatten(), 16, CLASSES)
-
-        model = Fixed()
-        found = held.judge(model, None).metrics
+        fixed = model(3)
+        found = held.judge(fixed, None).metrics
         for split, data in held.judged.items():
             assert data.y is not None
-            predicted = model(data.x).detach()
+            predicted = fixed(data.x).detach()
             right = [int(z.argmax()) == int(label) for z, label in zip(predicted, data.y, strict=True)]
             assert found[split, "accuracy"] == pytest.approx(sum(right) / len(right))
             surprise = [-float(z.double().log_softmax(0)[label]) for z, label in zip(predicted, data.y, strict=True)]
             assert found[split, "loss"] == pytest.approx(sum(surprise) / len(surprise), rel=1e-5)
             assert (0, 0, split, "accuracy") in outcome.rows
+
+    def test_predictions_that_are_not_numbers_are_never_right(self) -> None:
+        # A diverged model must not score the share of whichever class arg max answers with.
+        nothing = torch.full((6, CLASSES), math.nan)
+        for label in range(CLASSES):
+            assert not accuracy(nothing, torch.full((6,), label)) > 0
+
+    def test_who_is_judged_by_nothing_has_no_scores(self) -> None:
+        held = replace(load(small("local"), 0), judged={})
+        assert held.judge(model(), None).metrics == {}
 
 
 def _storage(data: Data | None) -> set[int]:

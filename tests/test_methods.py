@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -131,6 +132,14 @@ class TestKD:
                 else:
                     expected = (others / temperature).softmax(2).mean(0)
                 torch.testing.assert_close((sent[student]["logits"] / temperature).softmax(1), expected)
+
+    @pytest.mark.parametrize("temperature", [1e-40, 1e-20, 0.01, 1e4, 1e20, 1e200])
+    def test_every_temperature_is_refused_or_trains_to_finite_numbers(self, temperature: float) -> None:
+        try:
+            outcome = federate(small(f"kd(temperature={temperature})"))
+        except UserError:
+            return
+        assert all(math.isfinite(value) for value in outcome.rows.values())
 
     def test_frozen_teachers_travel_once_and_teach_in_every_round(self) -> None:
         outcome = federate(small("kd(weight=1.0)", rounds=3))
@@ -501,6 +510,10 @@ class TestTunedKD:
         assert best_cell(torch.tensor([[[0.5, 0.9], [0.5, 0.2], [0.5, 0.3]]])) == 1
         assert best_cell(torch.tensor([[[0.4, 0.1], [0.5, 0.2], [0.5, 0.2]]])) == 1
         assert best_cell(torch.tensor([[[0.5, 0.2]] * 3])) == 0
+
+    def test_a_cell_whose_loss_is_no_number_wins_no_tie(self) -> None:
+        assert best_cell(torch.tensor([[[0.5, math.nan], [0.5, 0.3]]])) == 1
+        assert best_cell(torch.tensor([[[0.5, 0.3], [0.5, math.nan]]])) == 0
 
     @BOTH
     @pytest.mark.parametrize("seed", range(4))
