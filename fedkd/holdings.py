@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -50,8 +50,7 @@ class Holdings:
         splits = {name: data for name, data in self.judged.items() if len(data)}
         model.eval()
         with torch.inference_mode():
-            inputs = torch.cat([data.x for data in splits.values()])
-            parts = torch.cat([model(chunk) for chunk in torch.split(inputs, 4096)])
+            parts = torch.cat([model(chunk) for chunk in _chunks([data.x for data in splits.values()])])
         logits = dict(zip(splits, torch.split(parts.clone(), [len(d) for d in splits.values()]), strict=True))
         metrics: dict[tuple[str, str], float] = {}
         for name, data in splits.items():
@@ -79,6 +78,17 @@ class Judgement:
     """(n, classes) on the transfer set: the same forward pass serves the report"""
     right: Tensor
     """(n,) which test samples are right"""
+
+
+def _chunks(parts: list[Tensor], size: int = 4096) -> Iterator[Tensor]:
+    """The rows of all parts in order, at most `size` at a time: small parts share a piece, large ones stay uncopied."""
+    waiting: list[Tensor] = []
+    for piece in (piece for part in parts for piece in torch.split(part, size)):
+        if waiting and sum(map(len, waiting)) + len(piece) > size:
+            yield torch.cat(waiting) if len(waiting) > 1 else waiting[0]
+            waiting = []
+        waiting.append(piece)
+    yield torch.cat(waiting) if len(waiting) > 1 else waiting[0]
 
 
 Loader = Callable[[Federation, int], Holdings]

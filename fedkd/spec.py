@@ -16,6 +16,7 @@ import pkgutil
 import re
 import sys
 import textwrap
+import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -196,7 +197,7 @@ def _read_parameters(entry: type[object]) -> Iterator[Parameter]:
     for owner in reversed(entry.__mro__):
         if dataclasses.is_dataclass(owner):
             docs.update(_field_docs(owner))
-    hints = typing.get_type_hints(entry)
+    hints = typing.get_type_hints(entry, include_extras=True)
     for field in dataclasses.fields(entry):
         default = "required" if field.default is dataclasses.MISSING else repr(_plain(field.default))
         yield Parameter(field.name, _type_name(hints[field.name]), default, docs.get(field.name, ""))
@@ -224,9 +225,24 @@ def _field_docs(owner: type[object]) -> dict[str, str]:
 
 
 def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Annotated:
+        inner, *extras = typing.get_args(hint)
+        bounds = [limit for extra in extras for limit in _bounds(extra)]
+        return " ".join([_type_name(inner), *bounds])
+    if typing.get_origin(hint) is tuple:
+        return f"list of {_type_name(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " | ".join(_type_name(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(repr(choice) for choice in typing.get_args(hint))
     return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def _bounds(extra: object) -> list[str]:
+    """The limits that an annotation sets, in signs: `> 0`, `≤ 1`."""
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    found = ((sign, getattr(extra, name, None)) for name, sign in signs.items())
+    return [f"{sign} {limit}" for sign, limit in found if limit is not None]
 
 
 def _plain(default: Any) -> Any:

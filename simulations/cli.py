@@ -186,6 +186,8 @@ def partition(
     for file in (plot, manifest):
         if file is not None and not file.absolute().parent.is_dir():
             raise UserError(f"{file}: its folder does not exist; make it first or choose another")
+        if file is not None and file.is_dir():
+            raise UserError(f"{file}: is a folder; give the name of a file")
     with _Bar() as bar:
         source = load(dataset, bar.watcher.preparing)
     federation = Federation(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +24,7 @@ from fedkd.models.architecture import STRICT
 from fedkd.node import SERVER, Data
 from fedkd.spec import Catalogue, parse
 from fedkd.store import alone
-from partitions.contract import PartitionError, Samples, Strategy, apply, stream
+from partitions.contract import Indices, PartitionError, Samples, Strategy, apply, stream
 from partitions.holdout import hold_out
 from partitions.manifest import Manifest
 
@@ -67,10 +69,9 @@ def deal(federation: Federation, dataset: Dataset) -> Manifest:
         UserError: the partition cannot be made; the message says why.
     """
     labels = dataset.labels[dataset.train].numpy()
+    transfer, rest = _public_and_rest(dataset, federation.seed, federation.transfer)
     columns = {name: column[dataset.train.numpy()] for name, column in dataset.columns.items()}
     strategy = PARTITIONS.build(federation.partition)
-    fraction = transfer_set(federation.transfer).fraction
-    transfer, rest = hold_out(len(labels), fraction, stream(federation.seed, "transfer"), labels)
     samples = Samples(labels[rest], {name: column[rest] for name, column in columns.items()})
     try:
         partition = apply(strategy, samples, federation.clients, federation.seed)
@@ -95,6 +96,12 @@ def deal(federation: Federation, dataset: Dataset) -> Manifest:
         tuple(val),
         rest[partition.dropped],
     ).checked(len(labels))
+
+
+def _public_and_rest(dataset: Dataset, seed: int, transfer: str) -> tuple[Indices, Indices]:
+    """Positions of the transfer set in the training array, stratified by class, and all others."""
+    labels = dataset.labels[dataset.train].numpy()
+    return hold_out(len(labels), transfer_set(transfer).fraction, stream(seed, "transfer"), labels)
 
 
 def manifest(federation: Federation) -> Manifest:
@@ -130,37 +137,65 @@ def _kept(dataset: str, partition: str, clients: int, seed: int, transfer: str) 
 
 def load_holdings(federation: Federation, client: int) -> Holdings:
     """What one client, or the server, has on its disk: the `Loader` of every engine."""
-    return _holdings(
-        federation.dataset, federation.partition, federation.clients, federation.seed, federation.transfer, client
-    )
-
-
-@lru_cache(maxsize=128)
-def _holdings(dataset: str, partition: str, clients: int, seed: int, transfer: str, client: int) -> Holdings:
-    source = load(dataset)
-    split = _kept(dataset, partition, clients, seed, transfer)
-    labelled = transfer_set(transfer).labelled
-    common = _common(dataset, partition, clients, seed, transfer)
-    public = Data(common["transfer"].x, common["transfer"].y if labelled else None)
+    labelled = transfer_set(federation.transfer).labelled
+    transfer = _transfer(federation.dataset, federation.seed, federation.transfer)
+    public = Data(transfer.x, transfer.y if labelled else None)
+    source = load(federation.dataset)
     if client == SERVER:
         return Holdings(source.shape, len(source.classes), None, None, public)
+    split = manifest(federation)
     assert isinstance(split.val, tuple)
-    val = _take(source, split.val[client])
-    data = _take(source, split.clients[client])
-    return Holdings(source.shape, len(source.classes), data, val, public, {"val": val, **common})
+    data, val = (_SHARDS.get(source, positions) for positions in (split.clients[client], split.val[client]))
+    judged = {"val": val, "transfer": transfer, "test": _test(federation.dataset)}
+    return Holdings(source.shape, len(source.classes), data, val, public, judged)
 
 
-@lru_cache(maxsize=4)
-def _common(dataset: str, partition: str, clients: int, seed: int, transfer: str) -> dict[str, Data]:
-    """The splits that all clients share, with labels, for judging only; in memory once a process."""
+@lru_cache(maxsize=2)
+def _transfer(dataset: str, seed: int, transfer: str) -> Data:
+    """The transfer set with its labels, as judging sees it; in memory once a process."""
     source = load(dataset)
-    split = _kept(dataset, partition, clients, seed, transfer)
-    return {
-        "transfer": _take(source, split.transfer),
-        "test": Data(source.pixels(source.test), source.labels[source.test]),
-    }
+    return _take(source, _public_and_rest(source, seed, transfer)[0])
 
 
-def _take(source: Dataset, positions: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Data:
+@lru_cache(maxsize=1)
+def _test(dataset: str) -> Data:
+    """The common test set; in memory once a process."""
+    source = load(dataset)
+    return Data(source.pixels(source.test), source.labels[source.test])
+
+
+class _Shards:
+    """The clients' own samples that this process used last, up to a limit in bytes."""
+
+    LIMIT = 256 * 2**20
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int], tuple[Indices, Data]] = OrderedDict()
+        self._bytes = 0
+        self._turn = threading.Lock()
+
+    def get(self, source: Dataset, positions: Indices) -> Data:
+        """The samples at some positions of the training array."""
+        # The positions are kept with the samples: while they live, no other array has their id.
+        key = (source.fingerprint, id(positions))
+        with self._turn:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key][1]
+        data = _take(source, positions)
+        with self._turn:
+            if key not in self._kept:
+                self._kept[key] = positions, data
+                self._bytes += data.x.nbytes
+            while self._bytes > self.LIMIT:
+                _, (_, dropped) = self._kept.popitem(last=False)
+                self._bytes -= dropped.x.nbytes
+        return data
+
+
+_SHARDS = _Shards()
+
+
+def _take(source: Dataset, positions: Indices) -> Data:
     index = source.train[torch.from_numpy(positions)]
     return Data(source.pixels(index), source.labels[index])

@@ -72,10 +72,9 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     # Ray announces in each run that a future version will leave accelerators visible to actors without any.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
     from flwr.simulation import run_simulation
+    from flwr.simulation.ray_transport.ray_actor import ClientAppActor
 
     failure: list[BaseException] = []
     finished: list[bool] = []
@@ -108,8 +107,10 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
             )
-        # Ray reports each actor's orderly end as a failed task that it will retry, past every logger.
+        # Ray reports a worker that it restarts past every logger.
         ray._private.worker._worker_logs_enabled = verbose
+        # What a client does is tried again, but not its orderly end: Ray would report that as a failed task.
+        vars(ClientAppActor)["__ray_metadata__"].method_meta.max_task_retries["terminate"] = 0
         run_simulation(
             server,
             app,

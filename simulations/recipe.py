@@ -82,7 +82,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
     Raises:
         UserError: a key is unknown, or a value is not what it should be.
     """
-    flat = {**_flat(content), **dict(_override(text) for text in overrides)}
+    flat = _flat(content) | _flat(dict(_override(text) for text in overrides))
     known = known_keys()
     for key in flat:
         if key not in known:
@@ -181,10 +181,12 @@ def _checked(table: str, owner: type[Any], values: Mapping[str, Any]) -> Any:
     try:
         return owner(**values)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        field = str(problem["loc"][0]) if problem["loc"] else ""
+        problems = error.errors(include_url=False)
+        field = str(problems[0]["loc"][0]) if problems[0]["loc"] else ""
         key = f"{table}.{field}" if table else field
         default = next((f.default for f in fields(owner) if f.name == field), MISSING)
         example = f" (default {default!r})" if default is not MISSING else ""
-        message = problem["msg"][0].lower() + problem["msg"][1:]
+        # Where several types are right, each has its own problem.
+        told = dict.fromkeys(problem["msg"] for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1])
+        message = " or ".join(text[0].lower() + text[1:] for text in told)
         raise UserError(f"recipe key {key!r}: {message}{example}, found {values.get(field)!r}") from error

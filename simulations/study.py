@@ -85,8 +85,9 @@ class Study:
         """
         watcher = watcher or Watcher()
         use_one_thread()
+        splits = self._prepare(watcher)
         with self._folder():
-            self._prepare(watcher)
+            self._describe(splits)
             pending = [(federation, self.open(federation)) for federation in self.recipe.federations]
             pending = [(f, journal) for f, journal in pending if journal.complete() < f.rounds]
             watcher.begins(len(pending), sum(f.rounds - journal.complete() for f, journal in pending))
@@ -131,7 +132,7 @@ class Study:
         """The results folder, for this process alone; a folder this run has made is removed if nothing came of it."""
         import fcntl
 
-        new = not self.out.exists()
+        new = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             lock = (self.out / ".lock").open("w")
@@ -148,10 +149,11 @@ class Study:
                 yield
             finally:
                 (self.out / ".lock").unlink(missing_ok=True)
-                if new and not any(self.out.iterdir()):
-                    self.out.rmdir()
+                for folder in new:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()  # goes if nothing came of it
 
-    def _prepare(self, watcher: Watcher) -> None:
+    def _prepare(self, watcher: Watcher) -> list[dict[str, Any]]:
         """Load data and deal partitions before anything is written: whatever is wrong with them is found here."""
         splits: dict[tuple[str, str, int, int, str], dict[str, Any]] = {}
         for federation in self.recipe.federations:
@@ -172,7 +174,7 @@ class Study:
                 "val": sum(map(len, split.val)),
             }
             _try_models(federation, dataset.shape, len(dataset.classes))
-        self._describe(list(splits.values()))
+        return list(splits.values())
 
     def _describe(self, partitions: list[dict[str, Any]]) -> None:
         path = self.out / "study.json"

@@ -8,16 +8,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from fedkd.data import load as load_dataset
 from fedkd.evaluate import accuracy
 from fedkd.federation import Federation
 from fedkd.holdings import Holdings, Judgement
 from fedkd.models import Model
 from fedkd.node import SERVER, Data, Node, Training
 from fedkd.streams import stream
+from simulations.data import load_holdings, manifest
 from tests.small import (
     CLASSES,
     LABELLED,
@@ -268,12 +271,47 @@ class TestNode:
                 assert labels is not None
                 assert labels.untyped_storage().data_ptr() not in reachable
 
-    def test_labels_of_the_transfer_set_reach_nodes_only_where_the_study_gives_them(self) -> None:
-        for transfer in (UNLABELLED, LABELLED):
-            for client in (0, SERVER):
-                public = load(small("local", transfer=transfer), client).transfer
-                assert public is not None
-                assert (public.y is not None) == (transfer == LABELLED)
+
+class TestRealData:
+    """The loader of every engine deals digits so that nobody holds twice, or sees, what they are judged by."""
+
+    @pytest.mark.parametrize("partition", ["iid", "dirichlet(alpha=0.3)"])
+    def test_private_validation_transfer_and_test_samples_are_disjoint(self, partition: str) -> None:
+        federation = small("local", dataset="digits", partition=partition, clients=4)
+        source, dealt = load_dataset("digits"), manifest(federation)
+        assert isinstance(dealt.val, tuple)
+        parts = [*dealt.clients, *dealt.val, dealt.transfer]
+        positions = np.concatenate(parts)
+        assert len(set(positions.tolist())) == len(positions)
+        held = [load_holdings(federation, client) for client in range(4)]
+        for client, each in enumerate(held):
+            for data, part in ((each.data, dealt.clients[client]), (each.val, dealt.val[client])):
+                assert data is not None
+                assert data.y is not None
+                index = source.train[torch.from_numpy(part)]
+                assert torch.equal(data.x, source.pixels(index))
+                assert torch.equal(data.y, source.labels[index])
+            test = each.judged["test"]
+            assert test.y is not None
+            assert torch.equal(test.x, source.pixels(source.test))
+            assert torch.equal(test.y, source.labels[source.test])
+
+    @pytest.mark.parametrize("client", [0, SERVER])
+    def test_transfer_labels_are_given_only_where_the_study_gives_them(self, client: int) -> None:
+        unlabelled, labelled = (
+            load_holdings(small("local", transfer=transfer), client).transfer for transfer in (UNLABELLED, LABELLED)
+        )
+        assert unlabelled is not None
+        assert labelled is not None
+        assert unlabelled.y is None
+        assert labelled.y is not None
+        assert torch.equal(unlabelled.x, labelled.x)
+
+    def test_the_server_holds_nobodys_samples_and_judges_nothing(self) -> None:
+        held = load_holdings(small("local"), SERVER)
+        assert held.data is None
+        assert held.val is None
+        assert held.judged == {}
 
 
 class TestJudging:

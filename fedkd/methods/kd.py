@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedkd import ensemble
 from fedkd.losses import OBJECTIVES, cross_entropy
-from fedkd.method import Method, Refresh, Wire
+from fedkd.method import Method, Wire
 from fedkd.models.architecture import STRICT
 from fedkd.node import Node
 from fedkd.teachers import Teachers
@@ -34,7 +34,7 @@ class KD(Method):
     """what is averaged over the teachers: logits, or p at temperature T"""
     teachers: Teachers = "others"
     """who teaches: others, self, one(ID), k(NUMBER)"""
-    refresh: Refresh = "once"
+    refresh: Literal["once", "every round"] = "once"
     """once: teachers stay as pre-trained and travel once; every round: they teach what they have learnt since"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
