@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedkd.evaluate import accuracy, mean_loss
+from fedkd.evaluate import right as which_right
 from fedkd.federation import Federation
 from fedkd.models import Model
 from fedkd.models.architecture import Shape
@@ -48,6 +49,8 @@ class Holdings:
         gained (wrong → right) and lost (right → wrong) are shares of all test samples.
         """
         splits = {name: data for name, data in self.judged.items() if len(data)}
+        if not splits:
+            return Judgement({}, None, torch.empty(0, dtype=torch.bool))
         model.eval()
         with torch.inference_mode():
             parts = torch.cat([model(chunk) for chunk in _chunks([data.x for data in splits.values()])])
@@ -61,7 +64,7 @@ class Holdings:
         if "test" in splits:
             labels = splits["test"].y
             assert labels is not None
-            right = logits["test"].argmax(dim=1).eq(labels)
+            right = which_right(logits["test"], labels)
             before = right if started_right is None else started_right
             metrics["test", "gained"] = float((right & ~before).double().mean())
             metrics["test", "lost"] = float((before & ~right).double().mean())

@@ -8,9 +8,11 @@ student's logits only; teachers' logits are data. All divergences are true diver
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
 from torch import Tensor
 
 
@@ -69,6 +71,9 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
         return values.mean()
     return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
 
+
+Temperature = Annotated[float, Interval(ge=0.01, le=10_000)]
+"""T of a soft prediction. Beyond these bounds float32 has nothing left to tell the classes apart by."""
 
 OBJECTIVES = {"kl": kl, "reverse_kl": reverse_kl, "js": js, "mse": mse}
 """The distillation objectives by the name that spec strings use."""

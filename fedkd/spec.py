@@ -49,6 +49,10 @@ class Spec:
         return f"{prefix}{self.name}({inside})" if inside else f"{prefix}{self.name}"
 
 
+LONGEST = 4000
+"""Characters of the longest spec string that is read."""
+
+
 def parse(text: str) -> Spec:
     """Parse one spec string.
 
@@ -58,12 +62,14 @@ def parse(text: str) -> Spec:
     Raises:
         UserError: the text is not `name(key=literal, …)`.
     """
+    if len(text) > LONGEST:
+        raise UserError(f"cannot read the spec {_short(text)}: it has {len(text)} characters, of at most {LONGEST}")
     own = _OWN_FILE.match(text.strip())
     call = own["call"] if own else text
     try:
         node = ast.parse(call.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read the spec {text!r}; it should be {_SHAPE}") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise UserError(f"cannot read the spec {_short(text)}; it should be {_SHAPE}") from error
     file = own["file"] if own else None
     if isinstance(node, ast.Name):
         return Spec(node.id, {}, file)
@@ -71,21 +77,33 @@ def parse(text: str) -> Spec:
         raise UserError(f"cannot read the spec {text!r}; it should be {_SHAPE}")
     name = node.func.id
     if node.args:
-        raise UserError(f"{name}: parameters are given by name, as in {name}(key=value); found {text!r}")
+        raise UserError(f"{name}: parameters are given by name, as in {name}(key=value); found {_short(text)}")
     arguments: dict[str, Any] = {}
     for keyword in node.keywords:
         if keyword.arg is None:
-            raise UserError(f"{name}: found '**' in {text!r}; parameters are given by name")
-        try:
-            value = ast.literal_eval(_LowerCase().visit(keyword.value))
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-            found = ast.unparse(keyword.value)
-            raise UserError(
-                f"{name}({keyword.arg}=…): {found} is not a literal; numbers, quoted text, true or false "
-                "and lists of them are"
-            ) from error
-        arguments[keyword.arg] = value
+            raise UserError(f"{name}: found '**' in {_short(text)}; parameters are given by name")
+        if keyword.arg in arguments:
+            raise UserError(f"{name}: parameter {keyword.arg!r} is given twice in {_short(text)}; give it once")
+        arguments[keyword.arg] = _literal(keyword.value, f"{name}({keyword.arg}=…)")
     return Spec(name, arguments, file)
+
+
+def _literal(node: ast.expr, where: str) -> Any:
+    """The value that a literal stands for."""
+    try:
+        value = ast.literal_eval(_LowerCase().visit(node))
+        written = repr(value)
+        if "inf" in written and ast.literal_eval(written) != value:
+            raise ValueError
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise UserError(
+            f"{where}: its value is not a literal; finite numbers, quoted text, true, false and lists of them are"
+        ) from error
+    return value
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def _shown(value: Any) -> str:
@@ -172,6 +190,7 @@ class Catalogue(Generic[T]):
             if (
                 inspect.isclass(value)
                 and issubclass(value, self.base)
+                and not inspect.isabstract(value)
                 and value.__module__ == module.__name__
                 and value.__name__.lower() == wanted
             ):
@@ -256,6 +275,8 @@ def _as_tuple(value: Any) -> Any:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"parameter {str(problem['loc'][-1])!r} has no default; give it a value"
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     where = f"{where}: " if where else ""

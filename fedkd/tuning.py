@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -45,5 +46,5 @@ def try_cells(client: Node, knowledge: Knowledge, cells: Mapping[str, Method], r
 
 def best_cell(scores: Tensor) -> int:
     """Row of the best mean over clients of (clients, cells, 2): highest accuracy, then lowest loss, then first."""
-    mean = scores.mean(0).tolist()
+    mean = scores.mean(0).nan_to_num(nan=math.inf).tolist()  # a cell that diverged wins no tie
     return min(range(len(mean)), key=lambda row: (-mean[row][0], mean[row][1], row))

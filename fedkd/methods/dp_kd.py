@@ -1,16 +1,15 @@
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedkd.ensemble import confidence, most_confident
 from fedkd.errors import UserError
 from fedkd.knowledge import over_the_wire
-from fedkd.losses import kl
+from fedkd.losses import Temperature, kl
 from fedkd.method import Method, Wire
 from fedkd.models.architecture import STRICT
 from fedkd.node import Node
@@ -29,7 +28,7 @@ class DPKD(Method):
 
     mask: Literal["unsupervised", "supervised"] = "unsupervised"
     """where a teacher is better: higher max p, or higher p of the true label (needs a labelled transfer set)"""
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Temperature = 1.0
     """T, softens both predictions"""
     teachers: Teachers = "others"
     """who teaches: others, self, one(ID), k(NUMBER)"""

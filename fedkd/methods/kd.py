@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Gt, Interval
+from annotated_types import Interval
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedkd import ensemble
-from fedkd.losses import OBJECTIVES, cross_entropy
+from fedkd.losses import OBJECTIVES, Temperature, cross_entropy
 from fedkd.method import Method, Wire
 from fedkd.models.architecture import STRICT
 from fedkd.node import Node
@@ -24,7 +24,7 @@ class KD(Method):
     T = 1 and w = 0.5 of the untuned form are our reading.
     """
 
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Temperature = 1.0
     """T, softens both predictions"""
     weight: Annotated[float, Interval(ge=0, le=1)] = 0.5
     """w, share of distillation; the rest is cross-entropy on labelled samples"""

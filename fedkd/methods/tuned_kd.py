@@ -10,6 +10,7 @@ from annotated_types import Gt, Interval, MinLen
 from pydantic.dataclasses import dataclass
 
 from fedkd.knowledge import Knowledge
+from fedkd.losses import Temperature
 from fedkd.method import Method, Wire
 from fedkd.methods.kd import KD
 from fedkd.models.architecture import STRICT
@@ -26,7 +27,7 @@ class TunedKD(Method):
     loss, then the first). Teachers are frozen, so a client tries all cells within one message, and only scores go up.
     """
 
-    temperatures: Annotated[tuple[Annotated[float, Gt(0)], ...], MinLen(1)] = (1.0, 2.0, 4.0, 8.0, 10.0, 20.0)
+    temperatures: Annotated[tuple[Temperature, ...], MinLen(1)] = (1.0, 2.0, 4.0, 8.0, 10.0, 20.0)
     """values of T to try"""
     weights: Annotated[tuple[Annotated[float, Interval(ge=0, le=1)], ...], MinLen(1)] = (
         0.1,
