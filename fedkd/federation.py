@@ -46,6 +46,8 @@ class Federation:
     """initial weights before pre-training: shared by equal architectures, or each client's own"""
     start: Literal["pretrained", "random"] = "pretrained"
     """where the rounds begin"""
+    save: Literal["none"] = "none"
+    """which of the clients' models are kept"""
     pretrain: Pretraining = Pretraining()
     """the [pretrain] table"""
     train: Training = Training()

@@ -33,6 +33,9 @@ def main(grid: Grid, context: Context) -> None:
     use_one_thread()
     config = dict(context.run_config)
     out = str(config.pop("out", ""))
+    if not config.get("clients"):
+        wait_for_nodes(grid, 2)
+        config["clients"] = len(list(grid.get_node_ids()))
     recipe = expand("flwr", {}, [f"{key}={value}" for key, value in config.items()])
     federation = recipe.federations[0]
     journal = Study(recipe, Path(out)).open(federation) if out else None

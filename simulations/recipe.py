@@ -25,7 +25,7 @@ TABLES: dict[str, type[Any]] = {"pretrain": Pretraining, "train": Training, "ray
 SPECS = ("method", "partition", "transfer")
 SHIPPED = Path(__file__).parent / "recipes"
 _ORDER = ("dataset", "partition", "seed")
-"""Keys that vary slowest; the method varies fastest. Federations that share a start are then neighbours."""
+"""Keys that vary slowest."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
     for key, options in ray.items():
         if len(options) > 1:
             raise UserError(f"recipe key {key!r} cannot be swept: it changes no result; give one value")
-    keys = [key for key in values if key not in ray]
-    keys.sort(
-        key=lambda key: (_ORDER.index(key) if key in _ORDER else len(_ORDER)) if key != "method" else len(values) + 9
-    )
+    keys = sorted((key for key in values if key not in ray), key=_rank)
     federations = tuple(
         dict.fromkeys(
             _federation(dict(zip(keys, choice, strict=True)))
@@ -132,6 +129,14 @@ def settings_of(federation: Federation) -> dict[str, Any]:
     """All settings under flat, dotted keys."""
     nested = TypeAdapter(Federation).dump_python(federation)
     return {key: value for key, value in _flat(nested).items() if key in known_keys()}
+
+
+def _rank(key: str) -> int:
+    """Where a key stands from slow to fast: federations that share a start are neighbours, methods vary fastest."""
+    if key in _ORDER:
+        return _ORDER.index(key)
+    after_the_start = key == "rounds" or key.startswith("train.")
+    return len(_ORDER) + (2 if key == "method" else int(after_the_start))
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,7 @@ class TestKD:
                 client.transfer = Data(client.public.x, (client.public.y + shift) % CLASSES)
             assert learnt(method, client, knowledge, rounds=2) > 1e-3
             moved.append(weights(client.student))
+            assert client.samples == client.steps * TRAINING.batch_size, "private samples are left alone"
         assert same_weights(*moved)
 
     def test_the_loss_is_the_weighted_sum(self) -> None:
@@ -327,6 +328,7 @@ class TestDPKD:
         assert learnt(method, nodes[0], sent[0], 2) > 1e-3
         learnt(method, other, sent[0], 2)
         assert same_weights(weights(other.student), weights(nodes[0].student))
+        assert other.samples == other.steps * TRAINING.batch_size, "nor are any sent through the network"
 
     def test_the_supervised_mask_needs_labels(self) -> None:
         DPKD(mask="supervised").check(2, labelled=True)
@@ -399,6 +401,21 @@ class TestMerging:
                         found.add((exchange, student, pair))
         assert {(exchange, student) for exchange, student, _ in found} >= {(1, student) for student in range(5)}
         assert len({pair for *_, pair in found}) > 1, "not everybody has the same teachers"
+
+    def test_each_student_draws_its_own_teachers_anew_each_time(self) -> None:
+        # Every client reports its own number, so that a mean over one teacher is that teacher's number.
+        method, at, clients = METHODS.build("kd(teachers='k(1)', refresh='every round')"), server(clients=9), range(9)
+        reports = {client: Knowledge(logits=torch.full((1, CLASSES), float(client))) for client in clients}
+
+        def drawn(exchange: int) -> list[int]:
+            at.exchange = exchange
+            return [int(bag["logits"][0, 0]) for _, bag in sorted(method.merge(at, reports).items())]
+
+        assert all(teacher != student for student, teacher in enumerate(drawn(0)))
+        places = {teacher - (teacher > student) for student, teacher in enumerate(drawn(0))}
+        assert len(places) > 2, "not the same place among the others for all"
+        assert drawn(1) != drawn(0)
+        assert drawn(0) == drawn(0)
 
 
 class TestTeachers:

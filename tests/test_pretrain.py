@@ -183,6 +183,21 @@ class TestCache:
         for name, value in weights(plain).items():
             torch.testing.assert_close(found[name], value)
 
+    def test_every_epoch_is_a_pass_in_an_order_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        order: list[int] = []
+
+        def note(logits: Tensor, labels: Tensor) -> Tensor:
+            order.extend(labels.tolist())
+            return logits.sum() * 0
+
+        monkeypatch.setattr("fedkd.pretrain.cross_entropy", note)
+        client = node()
+        client.data = Data(client.private.x[:8], torch.arange(8))
+        pretrained(SHORT, client)
+        passes = [order[start : start + 8] for start in (0, 8, 16)]
+        assert all(sorted(part) == list(range(8)) for part in passes)
+        assert len({tuple(part) for part in passes}) == 3
+
 
 class TestConvergence:
     """It ends after ten epochs in a row in which the loss has not got 1 % below the best that counts."""

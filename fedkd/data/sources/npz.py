@@ -77,7 +77,10 @@ def _read(where: str, progress: Progress) -> dict[str, NDArray[Any]]:
     except UserError:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if "allow_pickle" in str(error) and zipfile.is_zipfile(Path(where).expanduser()):
+        if not zipfile.is_zipfile(Path(where).expanduser()):
+            # Whatever is no archive, NumPy takes for a pickle, and says how to load it unsafely.
+            raise UserError(f"{where} is damaged or no .npz archive; write it with numpy.savez") from error
+        if "allow_pickle" in str(error):
             raise UserError(f"{where} holds Python objects; save plain numeric arrays only") from error
         raise UserError(f"{where} is damaged or no .npz archive ({error})") from error
 

@@ -1,0 +1,123 @@
+"""The rooms and the arrows between them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ROOMS = ("fedkd", "partitions", "analysis", "simulations")
+MAY_IMPORT = {
+    "fedkd": {"fedkd"},
+    "partitions": {"partitions"},
+    "analysis": {"analysis"},
+    "simulations": set(ROOMS),
+}
+FLOWER_SIDE = {"fedkd/apps.py", "fedkd/rounds.py", "fedkd/strategy.py", "fedkd/wire.py"}
+"""The files of the library that know Flower; all others train without it."""
+ENGINE = "simulations/engine.py"
+DEPRECATED_OR_PRIVATE = ("flwr.simulation", "flwr.supercore", "flwr.server", "flwr.client", "flwr.proto")
+
+
+def files(*rooms: str) -> list[str]:
+    """Every Python file of some rooms, relative to the repository."""
+    found = [path.relative_to(ROOT).as_posix() for room in rooms for path in (ROOT / room).rglob("*.py")]
+    assert found
+    return sorted(found)
+
+
+def imports(file: str) -> Iterator[str]:
+    """The full name of everything that a file imports, inside functions and under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def package(name: str) -> str:
+    """The first part of a dotted name."""
+    return name.partition(".")[0]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    for file in files(room):
+        entered = {package(name) for name in imports(file)} & {*ROOMS, "tests", "benchmarks"}
+        assert entered <= MAY_IMPORT[room], file
+
+
+def test_no_room_is_imported_by_a_computed_name() -> None:
+    # What `ast` cannot see: the two catalogues import the files of the packages that they are given.
+    allowed = {"fedkd/spec.py", "fedkd/data/sources/__init__.py"}
+    for file in files(*ROOMS):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert file in allowed or ("import_module" not in text and "__import__" not in text), file
+
+
+def test_flower_is_known_to_four_files_of_the_library() -> None:
+    knowing = {file for file in files("fedkd") if any(package(name) == "flwr" for name in imports(file))}
+    assert knowing == FLOWER_SIDE
+
+
+def test_the_training_core_imports_no_file_that_knows_flower() -> None:
+    flower_side = {file.removesuffix(".py").replace("/", ".") for file in FLOWER_SIDE}
+    for file in files("fedkd"):
+        if file not in FLOWER_SIDE:
+            # "from fedkd import wire" and "from fedkd.wire import x" both begin with the module's name.
+            assert not [name for name in imports(file) if ".".join(name.split(".")[:2]) in flower_side], file
+
+
+def test_training_runs_without_flower_or_ray_in_the_process() -> None:
+    script = """
+import sys
+import fedkd, fedkd.client, fedkd.data, fedkd.pretrain, fedkd.tuning
+from fedkd.method import METHODS
+from fedkd.models import ARCHITECTURES
+assert len(METHODS.names) >= 5 and len(ARCHITECTURES.names) >= 3
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = set(done.stdout.split())
+    assert "torch" in loaded
+    assert not loaded & {"flwr", "ray", "sklearn", "pandas", "matplotlib", "partitions", "analysis", "simulations"}
+
+
+def test_ray_is_touched_by_the_engine_alone() -> None:
+    touching = {file for file in files(*ROOMS) if any(package(name) == "ray" for name in imports(file))}
+    assert touching == {ENGINE}
+
+
+def test_deprecated_and_private_parts_of_flower_are_touched_by_the_engine_alone() -> None:
+    touching = set()
+    for file in files(*ROOMS):
+        private = [
+            name
+            for name in imports(file)
+            if f"{name}.".startswith(tuple(f"{prefix}." for prefix in DEPRECATED_OR_PRIVATE))
+            or (package(name) == "flwr" and any(part.startswith("_") for part in name.split(".")))
+        ]
+        if private or "_message_id" in (ROOT / file).read_text(encoding="utf-8"):
+            touching.add(file)
+    assert touching == {ENGINE}
+
+
+def test_the_application_starts_without_ray_or_flower() -> None:
+    # `fedkd list` and a wrong recipe answer at once.
+    script = "import sys, simulations.cli; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not set(done.stdout.split()) & {"flwr", "ray", "torch", "pandas", "matplotlib"}
+
+
+def test_every_file_of_a_room_is_reached_from_its_root() -> None:
+    # A room is an import package all the way down: a folder without __init__.py would be missing from the wheel.
+    for room in ROOMS:
+        for folder in {Path(file).parent for file in files(room)}:
+            assert (ROOT / folder / "__init__.py").is_file(), folder
