@@ -162,7 +162,7 @@ def partition(
     spec: Annotated[str, typer.Argument(help='For example "dirichlet(alpha=0.1)".')],
     dataset: Annotated[str, typer.Option(help="Data source.")] = "digits",
     clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the deal.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the deal.")] = 0,
     transfer: Annotated[str, typer.Option(help="Transfer set that is held out first.")] = "public(fraction=0.2)",
     plot: Annotated[
         Path | None, typer.Option(help="Write the picture: .svg, .png or .pdf.", show_default=False)

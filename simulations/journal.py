@@ -48,6 +48,11 @@ class Journal:
             os.truncate(self.path, len(whole))
         return len(rounds) - 1
 
+    def rows(self, number: int) -> list[Row]:
+        """The rows of a complete round."""
+        line = self.path.read_text(encoding="utf-8").splitlines()[1 + number]
+        return [(int(client), split, metric, float(value)) for client, split, metric, value in json.loads(line)["rows"]]
+
     def begin(self) -> None:
         """Start anew: nothing but the header."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

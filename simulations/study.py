@@ -49,7 +49,7 @@ class Watcher:
         """A round is complete."""
 
     def finished(self, federation: Federation, accuracy: dict[int, float]) -> None:
-        """A federation is complete; its mean test accuracy by round, of the rounds of this run."""
+        """A federation is complete; its mean test accuracy at the start and after the rounds of this run."""
 
     def failed(self, federation: Federation, why: str) -> None:
         """A federation has failed."""
@@ -182,7 +182,7 @@ class Study:
             before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             kept = dict(before.get("federations", {}))
             known = before.get("partitions", [])
-        except (ValueError, AttributeError, OSError) as error:
+        except (ValueError, TypeError, AttributeError, OSError) as error:
             raise UserError(f"{path}: not a study ({error}); remove it or choose another --out") from error
         federations = kept | {identify(f): settings_of(f) for f in self.recipe.federations}
         described = {
@@ -246,6 +246,8 @@ class Study:
                 shutil.rmtree(store, ignore_errors=True)
                 journal.begin()
                 rounds = Rounds(federation, load_holdings, store)
+            else:
+                accuracy[0] = _mean_accuracy(journal.rows(0))
             rounds.start(lane.grid, lane.nodes[: federation.clients], on_round)
         except Interrupted:
             return

@@ -78,6 +78,20 @@ class Process:
             raise
         return Ended(self._popen.returncode, out, err)
 
+    def first_line(self) -> str:
+        """The first line that it prints; waits for it."""
+        assert self._popen.stdout is not None
+        return self._popen.stdout.readline()
+
+    def wait_until(self, happened: Callable[[], bool], timeout: float = 120) -> None:
+        """Wait until something has happened; it must while the command runs."""
+        deadline = time.monotonic() + timeout
+        while not happened():
+            if self._popen.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail("the command has ended, or takes too long")
+            time.sleep(0.02)
+
     def interrupt(self) -> None:
         """What Ctrl-C does."""
         self._popen.send_signal(signal.SIGINT)
@@ -129,17 +143,18 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("fedkd.client.best_device", lambda: CPU)
-    # Only the command line takes over Ctrl-C for good.
-    monkeypatch.setattr(cli, "_stop_on_interrupt", lambda _: None)
 
     def call(*arguments: object) -> Ended:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["fedkd", *map(str, arguments)])
         code: Any = 0
+        before = signal.getsignal(signal.SIGINT)
         try:
             cli.main()
         except SystemExit as end:
             code = end.code or 0
+        finally:
+            signal.signal(signal.SIGINT, before)
         return Ended(code, *capsys.readouterr())
 
     return call
