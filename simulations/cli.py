@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fedkd.federation import Federation
+    pass
 
 app = typer.Typer(
     add_completion=False,
@@ -88,6 +86,7 @@ def run(
     folder = results or Path("results") / Path(recipe).stem
     out.print(f"fedkd: [bold]{escape(recipe)}[/] → {escape(str(folder))} (engine {escape(engine)})")
     from fedkd.errors import UserError, nearest
+    from simulations.progress import Bar
     from simulations.recipe import read
     from simulations.study import Interrupted, Study
 
@@ -98,8 +97,8 @@ def run(
     out.print(f"{len(study.recipe.federations)} federations, sweeping {escape(swept)}")
     _stop_on_interrupt(study.stop)
     try:
-        with _Bar() as bar:
-            study.run(engine, lanes, verbose, bar.watcher)
+        with Bar(out) as bar:
+            study.run(engine, lanes, verbose, bar)
     except Interrupted:
         err.print("stopped; complete rounds are kept, and the same command goes on from there")
         sys.exit(STOPPED)
@@ -180,6 +179,7 @@ def partition(
     from fedkd.federation import Federation
     from fedkd.spec import parse
     from simulations.data import deal
+    from simulations.progress import Bar
 
     if plot is not None and plot.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--plot {plot}: the ending says the format; use .svg, .png or .pdf")
@@ -188,8 +188,8 @@ def partition(
             raise UserError(f"{file}: its folder does not exist; make it first or choose another")
         if file is not None and file.is_dir():
             raise UserError(f"{file}: is a folder; give the name of a file")
-    with _Bar() as bar:
-        source = load(dataset, bar.watcher.preparing)
+    with Bar(out) as bar:
+        source = load(dataset, bar.preparing)
     federation = Federation(
         "local", dataset=dataset, partition=str(parse(spec)), clients=clients, seed=seed, transfer=transfer
     )
@@ -220,76 +220,6 @@ def partition(
             partition_picture(counts, source.classes, ax).set_title(f"{dealt.strategy}, {dataset}, seed {seed}")
             figure.savefig(temporary, format=plot.suffix[1:])
         out.print(f"picture: {escape(str(plot))}")
-
-
-class _Bar:
-    """Progress over federations and rounds with time left: a bar on a terminal, lines elsewhere."""
-
-    def __init__(self) -> None:
-        from simulations.study import Watcher
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
-        outer = self
-
-        class Bar(Watcher):
-            def preparing(self, what: str, done: int, total: int) -> None:
-                outer.show_preparation(what, done, total)
-
-            def begins(self, federations: int, rounds: int) -> None:
-                outer.begin(federations, rounds)
-
-            def round(self, federation: Federation, number: int) -> None:
-                del federation, number
-                outer.advance()
-
-            def finished(self, federation: Federation, accuracy: dict[int, float]) -> None:
-                outer.show_finished(federation, accuracy)
-
-            def failed(self, federation: Federation, why: str) -> None:
-                del federation
-                out.print(f"[red]failed[/] {escape(why)}")
-
-        self.watcher = Bar()
-        self._rounds = self._federations = self._done = self._advanced = 0
-        self._began = time.monotonic()
-        self._said = -1
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show_preparation(self, what: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(total, 1)
-        if tenth != self._said:
-            self._said = tenth
-            out.print(f"preparing {escape(what)}: {done} of {total}")
-
-    def begin(self, federations: int, rounds: int) -> None:
-        self._federations, self._rounds, self._began = federations, rounds, time.monotonic()
-        if not federations:
-            out.print("all federations are complete already")
-            return
-        out.print(f"{federations} to run, {rounds} rounds in all; starting workers")
-        self._task = self._progress.add_task("rounds", total=rounds)
-
-    def advance(self) -> None:
-        self._advanced += 1
-        self._progress.advance(self._task)
-
-    def show_finished(self, federation: Federation, accuracy: dict[int, float]) -> None:
-        self._done += 1
-        spent = time.monotonic() - self._began
-        left = spent / max(self._advanced, 1) * (self._rounds - self._advanced)
-        first, last = min(accuracy), max(accuracy)
-        change = f"{accuracy[first]:.3f} → {accuracy[last]:.3f}" if accuracy else ""
-        out.print(
-            f"[dim]{self._done:>4}/{self._federations}[/]  {change}  {escape(federation.method)}, "
-            f"{escape(federation.partition)}, seed {federation.seed}  [dim]{spent:.0f} s, about {left:.0f} s left[/]"
-        )
 
 
 def _make_report(results: Path, target: float | None = None) -> None:

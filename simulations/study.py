@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
-import os
-import platform
 import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +26,9 @@ from simulations import engine
 from simulations.data import load_holdings, manifest
 from simulations.engine import Lane
 from simulations.journal import Journal
+from simulations.provenance import commit, hardware, versions
+from simulations.queue import Queue
 from simulations.recipe import Recipe, settings_of
-
-PACKAGES = ("fedkd", "flwr", "ray", "torch", "torchvision", "numpy", "pandas", "flwr-datasets", "scikit-learn", "scipy")
 
 
 class Watcher:
@@ -190,9 +185,9 @@ class Study:
             "name": self.recipe.name,
             "swept": sorted({*self.recipe.swept, *_varying(list(federations.values()))}),
             "federations": federations,
-            "versions": {"python": platform.python_version()} | _versions(),
-            "hardware": _hardware(),
-            "commit": _commit(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "commit": commit(),
             "partitions": [split for split in known if split not in partitions] + partitions,
         }
         partial = path.with_suffix(".partial")
@@ -264,40 +259,6 @@ class Study:
             watcher.finished(federation, accuracy)
 
 
-class Queue:
-    """Federations that wait for a lane.
-
-    The first federation of each start pre-trains its clients; others with the same start wait for it here rather
-    than in a worker, and one start at a time keeps all workers on it, so that the first results come early.
-    """
-
-    def __init__(self, federations: list[tuple[Federation, Journal]]) -> None:
-        self._waiting = list(federations)
-        self._starting: set[str] = set()
-        self._ready: set[str] = set()
-        self._changed = threading.Condition()
-
-    def take(self, stop: threading.Event) -> tuple[Federation, Journal] | None:
-        """The next federation that can run without waiting; None when nothing is left or `stop` is set."""
-        with self._changed:
-            while self._waiting and not stop.is_set():
-                for index, (federation, _) in enumerate(self._waiting):
-                    start = _start_of(federation)
-                    if start in self._ready or not self._starting:
-                        if start not in self._ready:
-                            self._starting.add(start)
-                        return self._waiting.pop(index)
-                self._changed.wait(timeout=1.0)
-        return None
-
-    def started(self, federation: Federation) -> None:
-        """This federation's start is cached (or has failed): its siblings may run."""
-        with self._changed:
-            self._starting.discard(_start_of(federation))
-            self._ready.add(_start_of(federation))
-            self._changed.notify_all()
-
-
 def identify(federation: Federation) -> str:
     """A name for files: the method's, and a hash of every setting and of the user's own files."""
     digest = hashlib.sha256(federation.to_json().encode())
@@ -305,13 +266,6 @@ def identify(federation: Federation) -> str:
         if file := parse(text).file:
             digest.update(Path(file).expanduser().read_bytes())
     return f"{parse(federation.method).name}-{digest.hexdigest()[:12]}"
-
-
-@lru_cache(maxsize=4096)
-def _start_of(federation: Federation) -> str:
-    settings = settings_of(federation)
-    ours = {k: v for k, v in settings.items() if k not in ("method", "rounds") and not k.startswith("train.")}
-    return json.dumps(ours, sort_keys=True)
 
 
 def _mean_accuracy(rows: list[Row]) -> float:
@@ -328,35 +282,3 @@ def _try_models(federation: Federation, shape: tuple[int, int, int], classes: in
 
     for index in range(federation.models.count("|") + 1):
         build_model(assigned(federation.models, index), shape, classes, 0, "check")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _hardware() -> dict[str, Any]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(memory / 2**30, 1),
-    }
-
-
-def _commit() -> str:
-    """The commit of fedkd's own checkout, where it runs from one."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()

@@ -66,7 +66,7 @@ class Process:
             env=os.environ | own | (environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
 
     def ended(self, timeout: float = 200) -> Ended:

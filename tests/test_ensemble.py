@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fedkd.ensemble import confidence, mean_logits, mean_probabilities, most_confident
 from tests.small import drawn
-from tests.small import own_cache as own_cache
 
 Array = NDArray[np.float64]
 

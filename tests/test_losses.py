@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fedkd.losses import OBJECTIVES, cross_entropy, js, kl, mse, reverse_kl
 from tests.small import drawn
-from tests.small import own_cache as own_cache
 
 Array = NDArray[np.float64]
 

@@ -23,7 +23,7 @@ scalars = st.one_of(
     st.booleans(),
     st.integers(),
     st.floats(allow_nan=False, allow_infinity=False),
-    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
 )
 values = st.recursive(scalars, lambda items: st.lists(items, max_size=3), max_leaves=6)
 specs = st.builds(

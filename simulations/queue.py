@@ -1,0 +1,52 @@
+"""The order in which a study's federations run."""
+
+from __future__ import annotations
+
+import json
+import threading
+from functools import lru_cache
+
+from fedkd.federation import Federation
+from simulations.journal import Journal
+from simulations.recipe import settings_of
+
+
+class Queue:
+    """Federations that wait for a lane.
+
+    The first federation of each start pre-trains its clients; others with the same start wait for it here rather
+    than in a worker, and one start at a time keeps all workers on it, so that the first results come early.
+    """
+
+    def __init__(self, federations: list[tuple[Federation, Journal]]) -> None:
+        self._waiting = list(federations)
+        self._starting: set[str] = set()
+        self._ready: set[str] = set()
+        self._changed = threading.Condition()
+
+    def take(self, stop: threading.Event) -> tuple[Federation, Journal] | None:
+        """The next federation that can run without waiting; None when nothing is left or `stop` is set."""
+        with self._changed:
+            while self._waiting and not stop.is_set():
+                for index, (federation, _) in enumerate(self._waiting):
+                    start = _start_of(federation)
+                    if start in self._ready or not self._starting:
+                        if start not in self._ready:
+                            self._starting.add(start)
+                        return self._waiting.pop(index)
+                self._changed.wait(timeout=1.0)
+        return None
+
+    def started(self, federation: Federation) -> None:
+        """This federation's start is cached (or has failed): its siblings may run."""
+        with self._changed:
+            self._starting.discard(_start_of(federation))
+            self._ready.add(_start_of(federation))
+            self._changed.notify_all()
+
+
+@lru_cache(maxsize=4096)
+def _start_of(federation: Federation) -> str:
+    settings = settings_of(federation)
+    ours = {k: v for k, v in settings.items() if k not in ("method", "rounds") and not k.startswith("train.")}
+    return json.dumps(ours, sort_keys=True)
