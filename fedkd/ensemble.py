@@ -1,7 +1,7 @@
 """Many teachers → one soft prediction: pure functions on (teachers, n, classes) logits → (n, classes) logits.
 
-None depends on the order of the teachers beyond float rounding, and one teacher alone is returned as it is
-(up to a constant a sample, which no softmax sees).
+None depends on the order of the teachers beyond float rounding and exact ties, and one teacher alone is returned
+as it is (up to a constant a sample, which no softmax sees).
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ class Knowledge(Mapping[str, Tensor]):
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, /, **named: Tensor) -> None:
-        self._tensors = {name: tensor.detach().cpu() for name, tensor in {**(tensors or {}), **named}.items()}
+        # Copied: what was reported must not change with the weights that it was taken from.
+        self._tensors = {name: tensor.detach().cpu().clone() for name, tensor in {**(tensors or {}), **named}.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]

@@ -69,7 +69,8 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
     """Mean of (n,) values, weighted where weights are given: weights of 0 and 1 are a subset; none at all give 0."""
     if weights is None:
         return values.mean()
-    return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    share = weights / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    return (values * share).sum()
 
 
 Temperature = Annotated[float, Interval(ge=0.01, le=10_000)]

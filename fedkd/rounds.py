@@ -79,6 +79,7 @@ class Rounds:
         knowledge = {
             client: wire.from_arrays(content.array_records[wire.KNOWLEDGE]) for client, content in received.items()
         }
+        _refuse_diverged(knowledge)
         rows: list[Row] = []
         for client in sorted(received):
             rows += [(client, split, metric, value) for (split, metric), value in metrics[client].items()]
@@ -182,6 +183,20 @@ def _server_node(federation: Federation, holdings: Holdings) -> Node:
         val=holdings.val,
         transfer=holdings.transfer,
     )
+
+
+def _refuse_diverged(reports: dict[int, Knowledge]) -> None:
+    """One client's NaN would reach all others through the very first merge."""
+    diverged = [
+        client
+        for client, report in sorted(reports.items())
+        if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in report.values())
+    ]
+    if diverged:
+        raise FederationError(
+            f"clients {', '.join(map(str, diverged))} sent values that are not finite: their training diverged; "
+            "try a lower train.lr or pretrain.lr"
+        )
 
 
 _SUMMED = {"bytes_up", "bytes_down", "seconds", "steps", "samples"}

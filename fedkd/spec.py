@@ -183,6 +183,8 @@ class Catalogue(Generic[T]):
             return entry(**arguments)
         except ValidationError as error:
             raise UserError(f"{self.noun} {spec.name}: {_first_problem(error)}") from error
+        except TypeError as error:  # a plain dataclass in a user's file
+            raise UserError(f"{self.noun} {spec.name}: {error}") from error
 
     def _entry(self, module: ModuleType, name: str) -> type[T] | None:
         wanted = name.replace("_", "").lower()
@@ -300,7 +302,7 @@ def _load_file(file: str, noun: str) -> ModuleType:
     run: Callable[[ModuleType], None] = spec.loader.exec_module
     try:
         run(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"{noun} file {file!r} cannot be loaded: {type(error).__name__}: {error}") from error
     return module

@@ -46,6 +46,7 @@ class Bar(Watcher):
         self._bar.update(self._task, total=rounds, visible=True)
 
     def round(self, federation: Federation, number: int) -> None:
+        del federation, number
         self._complete += 1
         self._bar.advance(self._task)
 
@@ -60,4 +61,5 @@ class Bar(Watcher):
         )
 
     def failed(self, federation: Federation, why: str) -> None:
+        del federation
         self._out.print(f"[red]failed[/] {escape(why)}")
