@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -15,12 +17,24 @@ from fedkd.holdings import Loader
 from fedkd.knowledge import Knowledge
 
 
+class _App(ClientApp):
+    """A ClientApp that travels as two names: by value, its functions would be pickled with every message."""
+
+    def __init__(self, load: Loader) -> None:
+        super().__init__()
+        self._load = load
+
+    def __reduce__(self) -> tuple[Callable[[Loader], ClientApp], tuple[Loader]]:
+        return client_app, (self._load,)
+
+
+@cache
 def client_app(load: Loader) -> ClientApp:
     """A Flower ClientApp whose nodes take their data from `load`.
 
-    `load` is a module-level function: the app travels with every message of a simulation and must not carry data.
+    `load` is best a module-level function: the app travels with every message of a simulation and must not carry data.
     """
-    app = ClientApp()
+    app = _App(load)
 
     @app.train()
     def exchange(message: Message, context: Context) -> Message:

@@ -60,6 +60,11 @@ class Federation:
 
     def to_json(self) -> str:
         """All settings as one JSON object."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
+        # A federation sends it with every message.
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
