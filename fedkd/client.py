@@ -128,8 +128,8 @@ def forget(client: int, store: Path) -> None:
 
 
 def has_state(store: Path, client: int, exchange: int) -> bool:
-    """Whether a client could go on after this exchange."""
-    return _place(store, client, exchange).is_file()
+    """Whether a client could go on after this exchange: its state is there, and whole."""
+    return read_tensors(_place(store, client, exchange)) is not None
 
 
 def _place(store: Path, client: int, exchange: int) -> Path:

@@ -78,18 +78,21 @@ class Process:
             raise
         return Ended(self._popen.returncode, out, err)
 
-    def first_line(self) -> str:
+    def first_line(self, *, of_errors: bool = False) -> str:
         """The first line that it prints; waits for it."""
-        assert self._popen.stdout is not None
-        return self._popen.stdout.readline()
+        stream = self._popen.stderr if of_errors else self._popen.stdout
+        assert stream is not None
+        return stream.readline()
 
     def wait_until(self, happened: Callable[[], bool], timeout: float = 120) -> None:
         """Wait until something has happened; it must while the command runs."""
         deadline = time.monotonic() + timeout
         while not happened():
-            if self._popen.poll() is not None or time.monotonic() > deadline:
+            if self._popen.poll() is not None:
+                pytest.fail(f"the command ended before: {self.ended().said}")
+            if time.monotonic() > deadline:
                 self.kill()
-                pytest.fail("the command has ended, or takes too long")
+                pytest.fail(f"it has not happened within {timeout:.0f} s")
             time.sleep(0.02)
 
     def interrupt(self) -> None:
@@ -118,9 +121,9 @@ class Process:
         """Ids of this command's processes, its children's children included."""
         mark = f"{MARK}={self._mark}".encode()
         found = []
-        for folder in Path("/proc").iterdir():
+        for folder in Path("/proc").glob("[0-9]*"):
             try:
-                if folder.name.isdigit() and mark in (folder / "environ").read_bytes().split(b"\0"):
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
                     found.append(int(folder.name))
             except OSError:
                 continue  # it has just ended, or belongs to somebody else

@@ -389,7 +389,7 @@ class TestCommands:
     def test_that_are_misspelt_are_answered_with_the_usage(self, arguments: list[str], part: str, call: Call) -> None:
         ended = call(*arguments)
         assert ended.code == 2
-        assert "Usage: fedkd" in ended.err
+        assert "Usage: " in ended.err
         assert part in ended.err
         assert "Traceback" not in ended.said
 

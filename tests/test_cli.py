@@ -152,7 +152,7 @@ class TestCtrlC:
             lambda: any(len(path.read_bytes().splitlines()) == 2 for path in journals(tmp_path / "here"))
         )
         process.interrupt()
-        time.sleep(0.5)
+        assert "once more stops at once" in process.first_line(of_errors=True)
         process.interrupt()
         assert process.ended(timeout=20).code == 130
 
@@ -276,7 +276,8 @@ class TestHelp:
     def test_every_command_explains_itself(self, command: str, call: Call) -> None:
         ended = call(command, "--help")
         assert ended.code == 0
-        assert f"Usage: fedkd {command}" in ended.out
+        assert "Usage: " in ended.out
+        assert f"fedkd {command}" in ended.out
 
     def test_no_command_at_all_shows_the_commands(self, call: Call) -> None:
         ended = call()
