@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedkd import wire
@@ -15,6 +16,9 @@ from fedkd.data import cache_root
 from fedkd.federation import Federation
 from fedkd.holdings import Loader
 from fedkd.knowledge import Knowledge
+
+RAISED = 2
+"""Flower's code for the error reply of a client that raised."""
 
 
 class _App(ClientApp):
@@ -38,6 +42,14 @@ def client_app(load: Loader) -> ClientApp:
 
     @app.train()
     def exchange(message: Message, context: Context) -> Message:
+        # Said here, a failure reads the same whatever carries it: engines wrap what a client raises, each its own way.
+        try:
+            return answer(message, context)
+        except Exception as error:
+            logging.getLogger("flwr").exception("a client failed")
+            return Message(Error(code=RAISED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
+
+    def answer(message: Message, context: Context) -> Message:
         use_one_thread()
         settings = message.content.config_records[wire.EXCHANGE]
         federation = Federation.from_json(str(settings["federation"]))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class Federation:
     """number of clients"""
     rounds: Annotated[int, Ge(0)] = 10
     """rounds after the start"""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
     """seed of everything that is drawn: partition, initial weights, batches"""
     dataset: str = "digits"
     """data source"""

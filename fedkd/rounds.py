@@ -46,6 +46,7 @@ class Rounds:
         self._knowledge: dict[int, Knowledge] = {}
         self._rows: list[Row] = []
         self._began = time.perf_counter()
+        self._nodes: list[int] = []
         self._node = _server_node(federation, load(federation, SERVER))
 
     @property
@@ -56,6 +57,7 @@ class Rounds:
     def configure(self, exchange: int, nodes: Sequence[int]) -> list[Message]:
         """The messages of one exchange: client i is told so, and is `nodes[i]` of the grid."""
         self._began = time.perf_counter()
+        self._nodes = list(nodes)
         messages = []
         for client, node in enumerate(nodes):
             settings = ConfigRecord({"federation": self.federation.to_json(), "client": client, "exchange": exchange})
@@ -145,7 +147,9 @@ class Rounds:
         failed: list[str] = []
         for reply in replies:
             if reply.has_error():
-                failed.append(f"node {reply.metadata.src_node_id}: {reply.error.reason}")
+                node = reply.metadata.src_node_id
+                who = f"client {self._nodes.index(node)}" if node in self._nodes else f"node {node}"
+                failed.append(f"{who}: {reply.error.reason}")
             else:
                 received[int(str(reply.content.config_records[wire.EXCHANGE]["client"]))] = reply.content
         missing = sorted(set(range(self.federation.clients)) - set(received))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Error, Message
 
+from fedkd import wire
 from fedkd.apps import client_app
 from fedkd.federation import Federation
 from fedkd.holdings import Row
+from fedkd.knowledge import Knowledge
 from fedkd.node import SERVER
 from fedkd.rounds import FederationError, Rounds
 from simulations.engine import InlineGrid
@@ -231,6 +235,12 @@ class TestWhatItCosts:
             assert kept.numbers[0, client, "", "tuning_steps"] > 0
         assert not [key for key in kept.numbers if key[0] > 0 and "tuning" in key[3]]
 
+    def test_what_travels_to_a_worker_beside_a_message_is_small(self) -> None:
+        app = client_app(small.load)
+        travelling = pickle.dumps(app)
+        assert len(travelling) < 200
+        assert pickle.loads(travelling) is app
+
     def test_what_every_round_has_is_there_in_every_round(self) -> None:
         for method in (LOCAL, ONCE, ALWAYS, TUNED):
             kept, _ = undisturbed(federation(method))
@@ -273,6 +283,16 @@ class TestWhatIsLost:
             return [replies[0], error, replies[2]] if exchange == 2 else replies
 
         kept = self.failing(failed, "1 of 3 clients failed.*the disk is full")
+        assert kept.rounds == [0, 1]
+
+    def test_a_client_that_has_diverged_ends_it_and_is_named(self) -> None:
+        def diverged(exchange: int, replies: list[Message]) -> list[Message]:
+            if exchange == 2:
+                nothing = Knowledge(logits=torch.full((14, 3), torch.nan, dtype=torch.float16))
+                replies[1].content[wire.KNOWLEDGE] = wire.to_arrays(nothing)
+            return replies
+
+        kept = self.failing(diverged, r"clients 1 .*not finite")
         assert kept.rounds == [0, 1]
 
     def test_survivors_are_never_merged(self, monkeypatch: pytest.MonkeyPatch) -> None:
