@@ -11,6 +11,7 @@ import copy
 import logging
 import os
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,8 +71,9 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    # Ray announces in each run that a future version will leave accelerators visible to actors without any.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Workers that were given no GPU must not see one: a client uses what it sees. Ray announces another default.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
     import ray
     from flwr.simulation import run_simulation
     from flwr.simulation.ray_transport.ray_actor import ClientAppActor
