@@ -76,6 +76,7 @@ def _read(where: str, progress: Progress) -> dict[str, NDArray[Any]]:
             return arrays
     except UserError:
         raise
+    # NotImplementedError is what zipfile raises for a compression that it does not know.
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         if not zipfile.is_zipfile(Path(where).expanduser()):
             # Whatever is no archive, NumPy takes for a pickle, and says how to load it unsafely.
