@@ -8,8 +8,8 @@ from fedkd.federation import Federation
 from fedkd.holdings import Holdings, Loader
 from fedkd.knowledge import Knowledge
 from fedkd.method import METHODS, Method
-from fedkd.models.architecture import STRICT
 from fedkd.node import SERVER, Data, Node, Pretraining, Training
+from fedkd.spec import STRICT
 from fedkd.train import Batch, Target, fit
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedkd.federation import Federation
 from fedkd.holdings import Holdings
 from fedkd.knowledge import Knowledge
-from fedkd.models import assigned, build_model, restored_model
+from fedkd.models import build_model, restored_model
 from fedkd.node import Node
 from fedkd.pretrain import pretrain
 from fedkd.store import read_tensors, write_tensors
@@ -60,12 +60,14 @@ def serve(
         round=max(0, exchange - method.preparations),
         exchange=exchange,
     )
-    model = assigned(federation.models, client)
+    model = federation.client_models[client]
     started_right: Tensor | None = None
     metrics: dict[tuple[str, str], float] = {}
     if exchange == 0:
         owner = "common" if federation.init == "common" else f"client {client}"
-        node.models["student"] = build_model(model, holdings.shape, holdings.classes, federation.seed, f"init/{owner}")
+        node.models["student"] = build_model(
+            model, holdings.shape, holdings.classes, federation.seed, f"init/{owner}", client
+        )
         node.student.to(device)
         epochs = pretrain(node, node.student, model, federation.pretrain) if federation.start == "pretrained" else 0.0
         metrics["", "pretrain_epochs"] = epochs

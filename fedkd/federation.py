@@ -12,8 +12,9 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fedkd.method import METHODS, Method
-from fedkd.models.architecture import STRICT
+from fedkd.models import assignment
 from fedkd.node import Pretraining, Training
+from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -27,7 +28,7 @@ class Federation:
     method: str
     """spec string of the method"""
     models: str = "cnn"
-    """model of the clients; "cnn|mlp" gives them out in turn"""
+    """model of the clients; "cnn|mlp" gives them out in turn, "cnn*3|mlp" by weight, "0: resnet20 | cnn" by client"""
     clients: Annotated[int, Ge(1)] = 10
     """number of clients"""
     rounds: Annotated[int, Ge(0)] = 10
@@ -57,6 +58,15 @@ class Federation:
     def built(self) -> Method:
         """The method itself."""
         return METHODS.build(self.method)
+
+    @cached_property
+    def client_models(self) -> tuple[str, ...]:
+        """Spec string of each client's model.
+
+        Raises:
+            UserError: `models` cannot be given out to so many clients.
+        """
+        return assignment(self.models, self.clients)
 
     def to_json(self) -> str:
         """All settings as one JSON object."""

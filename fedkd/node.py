@@ -13,7 +13,8 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
 from fedkd.knowledge import Knowledge
-from fedkd.models.architecture import STRICT, Model
+from fedkd.models.architecture import Model
+from fedkd.spec import STRICT
 from fedkd.streams import stream
 
 CPU = torch.device("cpu")

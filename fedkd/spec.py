@@ -1,4 +1,4 @@
-"""Spec strings: `name(key=value, …)` → object, and the catalogue of what exists.
+"""Spec strings: `name(key=value, …)`, `name:argument(key=value, …)` → object, and the catalogue of what exists.
 
 A spec string is at once recipe value, run-config value, command-line argument, cache key and plot label.
 It is parsed as a literal and never evaluated; a catalogue finds its object by file name, so that adding a
@@ -25,14 +25,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from fedkd.errors import UserError, nearest
 
 T = TypeVar("T")
 
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""Config of every dataclass that a spec string builds: no silent conversions, no unknown parameters."""
+
 _SHAPE = "a name, with parameters in parentheses where it has any: name(key=value, …)"
 _OWN_FILE = re.compile(r"^(?P<file>[^()]+\.py):(?P<call>.+)$", re.DOTALL)
+# What follows the colon is the user's: a path may hold brackets, so only a call at the very end is one.
+_ARGUMENT = re.compile(
+    r"^(?P<name>[^\W\d]\w*):(?P<argument>.+?)(?P<call>\(\s*(?:[^\W\d]\w*\s*=(?!=).*)?\))?$", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,15 @@ class Spec:
     name: str
     arguments: dict[str, Any]
     file: str | None = None
+    """the user's own file that holds the entry"""
+    argument: str | None = None
+    """what follows the colon, for entries that have one: `npz:FILE`, `torchvision:resnet18`"""
 
     def __str__(self) -> str:
         prefix = f"{self.file}:" if self.file else ""
+        head = f"{prefix}{self.name}" if self.argument is None else f"{prefix}{self.name}:{self.argument}"
         inside = ", ".join(f"{key}={_shown(value)}" for key, value in self.arguments.items())
-        return f"{prefix}{self.name}({inside})" if inside else f"{prefix}{self.name}"
+        return f"{head}({inside})" if inside else head
 
 
 LONGEST = 4000
@@ -66,13 +77,17 @@ def parse(text: str) -> Spec:
         raise UserError(f"cannot read the spec {_short(text)}: it has {len(text)} characters, of at most {LONGEST}")
     own = _OWN_FILE.match(text.strip())
     call = own["call"] if own else text
+    argument = None
+    if not own and (split := _ARGUMENT.match(text.strip())):
+        argument = split["argument"].strip()
+        call = split["name"] + (split["call"] or "")
     try:
         node = ast.parse(call.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"cannot read the spec {_short(text)}; it should be {_SHAPE}") from error
     file = own["file"] if own else None
     if isinstance(node, ast.Name):
-        return Spec(node.id, {}, file)
+        return Spec(node.id, {}, file, argument)
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
         raise UserError(f"cannot read the spec {text!r}; it should be {_SHAPE}")
     name = node.func.id
@@ -85,7 +100,29 @@ def parse(text: str) -> Spec:
         if keyword.arg in arguments:
             raise UserError(f"{name}: parameter {keyword.arg!r} is given twice in {_short(text)}; give it once")
         arguments[keyword.arg] = _literal(keyword.value, f"{name}({keyword.arg}=…)")
-    return Spec(name, arguments, file)
+    return Spec(name, arguments, file, argument)
+
+
+def terms(text: str, sign: str) -> tuple[str, ...]:
+    """The parts of `text` between signs ("+" or "|") that stand outside of brackets and quotes, stripped.
+
+    >>> terms('dirichlet(alpha=0.3) + noise(sigma=0.5)', "+")
+    ('dirichlet(alpha=0.3)', 'noise(sigma=0.5)')
+    """
+    parts, depth, quote, start = [], 0, "", 0
+    for place, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote and text[place - 1] != "\\" else quote
+        elif letter in "\"'":
+            quote = letter
+        elif letter in "([{":
+            depth += 1
+        elif letter in ")]}":
+            depth -= 1
+        elif letter == sign and not depth:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    return (*parts, text[start:].strip())
 
 
 def _literal(node: ast.expr, where: str) -> Any:
@@ -172,13 +209,21 @@ class Catalogue(Generic[T]):
             UserError: unknown name or parameter, wrong type, or a value out of range.
         """
         spec = parse(text)
-        entry = self.find(spec)
-        known = [parameter.name for parameter in parameters(entry)]
+        return self._made(spec, self.find(spec))
+
+    def _made(self, spec: Spec, entry: type[T]) -> T:
+        known = {parameter.name for parameter in parameters(entry)}
+        takes = "argument" in known
+        written = f"it is written {getattr(entry, 'usage', spec.name)}"
+        if takes != (spec.argument is not None):
+            raise UserError(f"{self.noun} {str(spec)!r}: {written}")
         for key in spec.arguments:
-            if key not in known:
-                hint = nearest(key, known) if known else "it has no parameters"
+            if key not in known - {"argument"}:
+                hint = nearest(key, known - {"argument"}) if known - {"argument"} else "it has no parameters"
                 raise UserError(f"{self.noun} {spec.name}: unknown parameter {key!r}; {hint}")
         arguments = {key: _as_tuple(value) for key, value in spec.arguments.items()}
+        if takes:
+            arguments["argument"] = spec.argument
         try:
             return entry(**arguments)
         except ValidationError as error:

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 Indices = NDArray[np.int64]
-Transform = Callable[[NDArray[Any]], NDArray[Any]]
+Images = NDArray[np.float32]
+Transform = Callable[[Images, np.random.Generator], Images]
+"""Images (k, channels, height, width) in [0, 1] → images of the same shape in [0, 1]; a new array, never in place.
+The generator is the only source of chance."""
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 """Config of every strategy: no silent conversions, no unknown parameters, field docstrings are help texts."""
@@ -33,6 +36,9 @@ class Samples:
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Further arrays with first length n, for example who wrote a digit."""
 
+    positions: NDArray[np.int64] | None = None
+    """(n,) place of each sample in the data set's training array; None: 0 … n−1."""
+
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int64:
             raise PartitionError(
@@ -44,8 +50,18 @@ class Samples:
                     f"column {name!r} has shape {column.shape}; its first length must be {len(self)}, one a sample"
                 )
 
+        if self.positions is not None and self.positions.shape != self.labels.shape:
+            raise PartitionError(f"positions has shape {self.positions.shape}; {self.labels.shape} is needed")
+
     def __len__(self) -> int:
         return len(self.labels)
+
+    def some(self, indices: Indices) -> Samples:
+        """The samples at some (k,) indices, in that order."""
+        positions = indices if self.positions is None else self.positions[indices]
+        return Samples(
+            self.labels[indices], {name: column[indices] for name, column in self.columns.items()}, positions
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +75,12 @@ class Partition:
     """(d,) samples that the strategy gives to nobody."""
 
     transforms: tuple[Transform, ...] | None = None
-    """One function on a client's images a client, for strategies that skew features; None: left alone."""
+    """One function on a client's images a client, for strategies that skew features; None: left alone. It applies
+    to the client's training, validation and local test images."""
+
+    labels: NDArray[np.int64] | None = None
+    """(n,) labels as the clients see them, for strategies that falsify some; None: as they are. Training and
+    validation samples carry them; test labels stay true."""
 
 
 class Strategy(ABC):
@@ -76,6 +97,16 @@ class Strategy(ABC):
 
         Raises PartitionError where the parameters cannot be met.
         """
+
+    def local_test(self, partition: Partition, samples: Samples, test: Samples, rng: np.random.Generator) -> Partition:
+        """Deal `test` samples by the same law: each client gets what its own data are like.
+
+        By default the (clients, classes) counts are in proportion to those of `partition`, with one factor for
+        all, as large as the test samples allow. `dropped` holds the rest. Clients may come out empty.
+        """
+        from partitions.likeness import alike  # imports this file
+
+        return alike(partition, samples, test, rng)
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
@@ -110,6 +141,10 @@ def check(partition: Partition, samples: Samples, clients: int, strategy: Strate
         raise PartitionError(f"{name} returned {len(partition.clients)} index arrays for {clients} clients")
     if partition.transforms is not None and len(partition.transforms) != clients:
         raise PartitionError(f"{name} returned {len(partition.transforms)} transforms for {clients} clients")
+    if partition.labels is not None and (
+        partition.labels.shape != samples.labels.shape or partition.labels.dtype != np.int64
+    ):
+        raise PartitionError(f"{name} returned labels of another shape or type than the {len(samples)} it was given")
     parts = [(f"client {i}", indices) for i, indices in enumerate(partition.clients)]
     parts.append(("dropped", partition.dropped))
     if fault := misplaced(parts, len(samples)):

@@ -10,16 +10,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     add_completion=False,
@@ -131,26 +128,27 @@ def list_(
     what: Annotated[str | None, typer.Argument(help="methods, partitions, datasets or models; default: all.")] = None,
 ) -> None:
     """Names, one-line descriptions, and parameters with types and defaults."""
-    from fedkd.data import sources
+    from fedkd.data import SOURCES
     from fedkd.errors import UserError, nearest
     from fedkd.method import METHODS
     from fedkd.models import ARCHITECTURES
     from fedkd.spec import Catalogue, parameters, parse, summary
     from simulations.data import PARTITIONS
 
-    catalogues: dict[str, Catalogue[object]] = {"methods": METHODS, "partitions": PARTITIONS, "models": ARCHITECTURES}  # type: ignore[dict-item]
-    kinds = [*catalogues, "datasets"]
+    catalogues: dict[str, Catalogue[Any]] = {
+        "methods": METHODS,
+        "partitions": PARTITIONS,
+        "models": ARCHITECTURES,
+        "datasets": SOURCES,
+    }
+    kinds = [*catalogues]
     if what is not None and what not in kinds:
         raise UserError(f"list {what!r} is unknown: {nearest(what, kinds)}")
     for kind in kinds if what is None else [what]:
         out.print(f"[bold]{kind}[/]")
-        if kind == "datasets":
-            for name, line in sources().items():
-                out.print(f"  [cyan]{name}[/]  {escape(line)}")
-            continue
         for name in catalogues[kind].names:
             entry = catalogues[kind].find(parse(name))
-            out.print(f"  [cyan]{name}[/]  {escape(summary(entry))}")
+            out.print(f"  [cyan]{escape(getattr(entry, 'usage', name))}[/]  {escape(summary(entry))}")
             for parameter in parameters(entry):
                 head = f"{parameter.name}: {parameter.type} = {parameter.default}"
                 out.print(f"      {escape(head)}\n          [dim]{escape(parameter.help)}[/]")
@@ -177,9 +175,9 @@ def partition(
     from fedkd.data import load
     from fedkd.errors import UserError
     from fedkd.federation import Federation
-    from fedkd.spec import parse
     from simulations.data import deal
     from simulations.progress import Bar
+    from simulations.recipe import canonical
 
     if plot is not None and plot.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--plot {plot}: the ending says the format; use .svg, .png or .pdf")
@@ -191,7 +189,7 @@ def partition(
     with Bar(out) as bar:
         source = load(dataset, bar.preparing)
     federation = Federation(
-        "local", dataset=dataset, partition=str(parse(spec)), clients=clients, seed=seed, transfer=transfer
+        "local", dataset=dataset, partition=canonical(spec), clients=clients, seed=seed, transfer=transfer
     )
     dealt = deal(federation, source)
     counts = dealt.counts(source.labels[source.train].numpy(), len(source.classes))

@@ -20,10 +20,10 @@ from fedkd.data import Dataset, cache_root, load
 from fedkd.errors import UserError
 from fedkd.federation import Federation
 from fedkd.holdings import Holdings
-from fedkd.models.architecture import STRICT
 from fedkd.node import SERVER, Data
-from fedkd.spec import Catalogue, parse
+from fedkd.spec import STRICT, Catalogue, parse, terms
 from fedkd.store import alone
+from partitions.composition import composed
 from partitions.contract import Indices, PartitionError, Samples, Strategy, apply, stream
 from partitions.holdout import hold_out
 from partitions.manifest import Manifest
@@ -43,6 +43,25 @@ class Public:
     """share of the training data"""
     labelled: bool = False
     """give its labels to every method, local included"""
+
+
+def partition_strategy(text: str) -> Strategy:
+    """The strategy that a recipe's `partition` names: one, or a sum of several.
+
+    Raises:
+        UserError: an unknown name or parameter, or terms that cannot be added.
+    """
+    parts = terms(text, "+")
+    try:
+        return composed([PARTITIONS.build(part) for part in parts], parts)
+    except PartitionError as error:
+        raise UserError(f"partition {text}: {error}") from error
+
+
+def own_files(text: str) -> list[Path]:
+    """The user's own Python files that a spec string or a sum of them names."""
+    files = (parse(part).file for part in terms(text, "+"))
+    return [Path(file).expanduser() for file in files if file]
 
 
 def transfer_set(text: str) -> Public:
@@ -71,8 +90,8 @@ def deal(federation: Federation, dataset: Dataset) -> Manifest:
     labels = dataset.labels[dataset.train].numpy()
     transfer, rest = _public_and_rest(dataset, federation.seed, federation.transfer)
     columns = {name: column[dataset.train.numpy()] for name, column in dataset.columns.items()}
-    strategy = PARTITIONS.build(federation.partition)
-    samples = Samples(labels[rest], {name: column[rest] for name, column in columns.items()})
+    strategy = partition_strategy(federation.partition)
+    samples = Samples(labels, columns).some(rest)
     try:
         partition = apply(strategy, samples, federation.clients, federation.seed)
     except PartitionError as error:
@@ -117,8 +136,7 @@ def manifest(federation: Federation) -> Manifest:
 def _kept(dataset: str, partition: str, clients: int, seed: int, transfer: str) -> Manifest:
     source = load(dataset)
     identity = [SCHEMA, np.__version__, source.fingerprint, partition, clients, seed, transfer, VALIDATION]
-    if parse(partition).file:
-        identity.append(hashlib.sha256(Path(str(parse(partition).file)).read_bytes()).hexdigest())
+    identity += [hashlib.sha256(file.read_bytes()).hexdigest() for file in own_files(partition)]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     path = cache_root() / "partitions" / f"{digest[:40]}.json"
     with alone(path):

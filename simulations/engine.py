@@ -26,7 +26,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from pydantic.dataclasses import dataclass as checked
 
-from fedkd.models.architecture import STRICT
+from fedkd.spec import STRICT
 from fedkd.strategy import wait_for_nodes
 
 CLIENT_RAISED = 2

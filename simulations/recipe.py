@@ -15,10 +15,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedkd.errors import UserError, nearest
 from fedkd.federation import Federation
-from fedkd.models import ARCHITECTURES, assigned
+from fedkd.models import ARCHITECTURES
 from fedkd.node import Pretraining, Training
-from fedkd.spec import parse
-from simulations.data import PARTITIONS, transfer_set
+from fedkd.spec import parse, terms
+from simulations.data import partition_strategy, transfer_set
 from simulations.engine import RaySettings
 
 TABLES: dict[str, type[Any]] = {"pretrain": Pretraining, "train": Training, "ray": RaySettings}
@@ -94,7 +94,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
         if not options:
             raise UserError(f"recipe key {key!r} is an empty list; give at least one value")
         if key in SPECS:
-            values[key] = [_canonical(option) for option in options]
+            values[key] = [canonical(option) for option in options]
     ray = {key: options for key, options in values.items() if key.startswith("ray.")}
     for key, options in ray.items():
         if len(options) > 1:
@@ -116,12 +116,9 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
 def check(federation: Federation) -> None:
     """Raise UserError where the specs of a federation cannot be run together; reads no data."""
     labelled = transfer_set(federation.transfer).labelled
-    PARTITIONS.build(federation.partition)
-    alternatives = federation.models.count("|") + 1
-    for index in range(alternatives):
-        ARCHITECTURES.build(assigned(federation.models, index))
-    if alternatives > federation.clients:
-        raise UserError(f"models = {federation.models!r} names {alternatives} models for {federation.clients} clients")
+    partition_strategy(federation.partition)
+    for model in dict.fromkeys(federation.client_models):
+        ARCHITECTURES.build(model)
     federation.built.check(federation.clients, labelled)
 
 
@@ -164,8 +161,9 @@ def _override(text: str) -> tuple[str, Any]:
         return key, value.strip()  # a bare word is text: --set method=kd
 
 
-def _canonical(option: Any) -> Any:
-    return str(parse(option)) if isinstance(option, str) else option
+def canonical(option: Any) -> Any:
+    """The one spelling of a spec string, or of a sum of them; other values as they are."""
+    return "+".join(str(parse(term)) for term in terms(option, "+")) if isinstance(option, str) else option
 
 
 def _federation(flat: Mapping[str, Any]) -> Federation:

@@ -23,7 +23,7 @@ from fedkd.holdings import Row
 from fedkd.rounds import Rounds
 from fedkd.spec import parse
 from simulations import engine
-from simulations.data import load_holdings, manifest
+from simulations.data import load_holdings, manifest, own_files
 from simulations.engine import Lane
 from simulations.journal import Journal
 from simulations.provenance import commit, hardware, versions
@@ -263,8 +263,8 @@ def identify(federation: Federation) -> str:
     """A name for files: the method's, and a hash of every setting and of the user's own files."""
     digest = hashlib.sha256(federation.to_json().encode())
     for text in (federation.method, federation.partition):
-        if file := parse(text).file:
-            digest.update(Path(file).expanduser().read_bytes())
+        for file in own_files(text):
+            digest.update(file.read_bytes())
     return f"{parse(federation.method).name}-{digest.hexdigest()[:12]}"
 
 
@@ -278,7 +278,8 @@ def _varying(settings: list[dict[str, Any]]) -> list[str]:
 
 
 def _try_models(federation: Federation, shape: tuple[int, int, int], classes: int) -> None:
-    from fedkd.models import assigned, build_model
+    from fedkd.models import build_model
 
-    for index in range(federation.models.count("|") + 1):
-        build_model(assigned(federation.models, index), shape, classes, 0, "check")
+    for client, model in enumerate(federation.client_models):
+        if federation.client_models.index(model) == client:
+            build_model(model, shape, classes, 0, "check", client)

@@ -39,7 +39,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from fedkd.method import Method
-from fedkd.models.architecture import STRICT
+from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

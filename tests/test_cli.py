@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import analysis
-from fedkd.data import load, sources
+from fedkd.data import SOURCES, load
 from fedkd.method import METHODS
 from fedkd.models import ARCHITECTURES
 from fedkd.spec import Catalogue, parameters, parse, summary
@@ -209,9 +209,10 @@ class TestList:
 
     def test_shows_every_source_of_data(self, call: Call) -> None:
         ended = call("list", "datasets")
-        assert {"digits", "images", "npz"} <= set(sources())
-        for name, line in sources().items():
-            assert f"  {name}  {line}" in ended.out
+        assert {"digits", "images", "npz"} <= set(SOURCES.names)
+        for name in SOURCES.names:
+            kind = SOURCES.find(parse(name))
+            assert f"  {kind.usage}  {summary(kind)}" in ended.out
 
     def test_shows_everything_when_nothing_is_asked_for(self, call: Call) -> None:
         whole = call("list").out

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedkd.data import Dataset, cache_root, load, loading, sources
+from fedkd.data import SOURCES, Dataset, cache_root, load, loading
 from fedkd.errors import UserError
+from fedkd.spec import parse, summary
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +218,8 @@ class TestSourceStrings:
             load(str(arrays.parent))
 
     def test_every_source_describes_itself(self) -> None:
-        assert {"digits", "npz", "images"} <= set(sources())
-        for name, line in sources().items():
-            assert line.startswith(name)
-            assert "\n" not in line
+        assert {"digits", "npz", "images"} <= set(SOURCES.names)
+        for name in SOURCES.names:
+            kind = SOURCES.find(parse(name))
+            assert kind.usage.startswith(name)
+            assert summary(kind)

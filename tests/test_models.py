@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedkd.errors import UserError
-from fedkd.models import ARCHITECTURES, Model, assigned, build_model, restored_model
+from fedkd.models import ARCHITECTURES, Model, assignment, build_model, restored_model
 from fedkd.models.architecture import Shape
 from fedkd.streams import stream
 from tests.small import distance, same_weights, weights
@@ -104,14 +104,50 @@ def test_lenet5_has_the_sizes_of_the_original_on_28_by_28() -> None:
 
 class TestAssignment:
     def test_alternatives_are_given_out_in_turn(self) -> None:
-        assert [assigned("cnn|mlp", client) for client in range(5)] == ["cnn", "mlp", "cnn", "mlp", "cnn"]
-        assert [assigned("a | b|c ", client) for client in range(4)] == ["a", "b", "c", "a"]
-        assert assigned("mlp(hidden=[4])", 7) == "mlp(hidden=[4])"
+        assert assignment("cnn|mlp", 5) == ("cnn", "mlp", "cnn", "mlp", "cnn")
+        assert assignment("a | b|c ", 4) == ("a", "b", "c", "a")
+        assert assignment("mlp(hidden=[4])", 2) == ("mlp(hidden=[4])",) * 2
 
-    @pytest.mark.parametrize("models", ["", "cnn|", "|cnn", "cnn||mlp", " "])
-    def test_an_empty_alternative_is_refused(self, models: str) -> None:
-        with pytest.raises(UserError, match="empty"):
-            assigned(models, 0)
+    def test_a_bar_or_star_within_brackets_or_quotes_is_no_sign(self) -> None:
+        assert assignment('a(x="p|q*2")|b', 2) == ("a(x='p|q*2')", "b")
+
+    @pytest.mark.parametrize("clients", [4, 7, 40])
+    def test_weights_are_shares_kept_from_the_first_client_on(self, clients: int) -> None:
+        given = assignment("a*3|b", clients)
+        for stop in range(1, clients + 1):
+            assert abs(given[:stop].count("b") - stop / 4) < 1
+        assert given[:4].count("b") == 1
+
+    def test_equal_weights_are_turns(self) -> None:
+        assert assignment("a*2|b*2|c*2", 7) == assignment("a|b|c", 7)
+
+    def test_clients_can_be_named(self) -> None:
+        assert assignment("0: big | small", 4) == ("big", "small", "small", "small")
+        assert assignment("0-1,3: a | c | d", 6) == ("a", "a", "c", "a", "d", "c")
+        assert assignment("0: torchvision:resnet18(weights='X') | 1: checkpoint:a.safetensors", 2) == (
+            "torchvision:resnet18(weights='X')",
+            "checkpoint:a.safetensors",
+        )
+
+    @pytest.mark.parametrize(
+        ("models", "message"),
+        [
+            *((text, "empty") for text in ("", "cnn|", "|cnn", "cnn||mlp", " ", "0:", "*2")),
+            ("a*0|b", "weight"),
+            ("0: a*2|b", "weight"),
+            ("0: a | 0-1: b | c", "client 0 is given two"),
+            ("0: a", "client 1 has no model"),
+            ("4: a | b", "no client 4; clients are 0 to 2"),
+            ("1-3: a | b", "no client 1-3"),
+            ("2-1: a | b", "no client 2-1"),
+            ("a|b|c|d", "no client is left for d"),
+            ("0-2: a | b", "no client is left for b"),
+            ("a|os.remove('x')", "cannot read"),
+        ],
+    )
+    def test_what_cannot_be_given_out_is_refused(self, models: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            assignment(models, 3)
 
     def test_an_unknown_model_is_answered_with_the_nearest(self) -> None:
         with pytest.raises(UserError, match="did you mean 'lenet5'"):

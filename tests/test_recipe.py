@@ -146,7 +146,7 @@ class TestLabels:
         text = """
 from pydantic.dataclasses import dataclass
 from fedkd.methods.kd import KD
-from fedkd.models.architecture import STRICT
+from fedkd.spec import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Mine(KD):

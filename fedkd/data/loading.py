@@ -10,7 +10,7 @@ from pathlib import Path
 from fedkd.data.cache import place, remembered
 from fedkd.data.dataset import Dataset
 from fedkd.data.source import Progress
-from fedkd.data.sources import parse
+from fedkd.data.sources import source as found
 
 _RECENT: OrderedDict[Path, Dataset] = OrderedDict()
 _RECENT_SIZE = 4
@@ -24,7 +24,7 @@ def load(source: str, progress: Progress | None = None) -> Dataset:
     file. Changing the user's file, its size or its time, prepares it anew. `progress`, called with (what,
     done, total), follows the preparation. Raises UserError where the source is unknown, missing or damaged.
     """
-    name, origin = parse(source)
+    name, origin = found(source)
     path = place(name, origin.stamp())
     with _TURN:
         if path in _RECENT:

@@ -37,12 +37,12 @@ class Prepared:
     """Further arrays with first length n."""
 
 
-@dataclass(frozen=True)
 class Source(ABC):
-    """Where data come from. The first line of a subclass's docstring is its description for the user."""
+    """Where data come from: a frozen pydantic dataclass whose fields are its parameters.
 
-    argument: str
-    """What follows the colon of the source string; empty where there is none."""
+    A field `argument: str` is what follows the colon of the source string. The first line of a subclass's
+    docstring is its description for the user.
+    """
 
     usage: ClassVar[str]
     """How the user writes it, for example `npz:FILE`."""

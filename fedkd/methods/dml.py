@@ -8,8 +8,8 @@ from torch import Tensor
 from fedkd import ensemble
 from fedkd.losses import cross_entropy, kl
 from fedkd.method import Method, Refresh, Wire
-from fedkd.models.architecture import STRICT
 from fedkd.node import Node
+from fedkd.spec import STRICT
 from fedkd.train import Batch
 
 

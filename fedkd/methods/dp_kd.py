@@ -11,8 +11,8 @@ from fedkd.errors import UserError
 from fedkd.knowledge import over_the_wire
 from fedkd.losses import Temperature, kl
 from fedkd.method import Method, Wire
-from fedkd.models.architecture import STRICT
 from fedkd.node import Node
+from fedkd.spec import STRICT
 from fedkd.teachers import Teachers
 from fedkd.train import Batch, Labels, Target
 

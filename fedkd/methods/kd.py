@@ -10,8 +10,8 @@ from torch import Tensor
 from fedkd import ensemble
 from fedkd.losses import OBJECTIVES, Temperature, cross_entropy
 from fedkd.method import Method, Wire
-from fedkd.models.architecture import STRICT
 from fedkd.node import Node
+from fedkd.spec import STRICT
 from fedkd.teachers import Teachers
 from fedkd.train import Batch, Labels
 

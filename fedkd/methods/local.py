@@ -3,7 +3,7 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from fedkd.method import Method, Refresh
-from fedkd.models.architecture import STRICT
+from fedkd.spec import STRICT
 from fedkd.train import Labels
 
 

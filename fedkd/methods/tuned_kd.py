@@ -13,8 +13,8 @@ from fedkd.knowledge import Knowledge
 from fedkd.losses import Temperature
 from fedkd.method import Method, Wire
 from fedkd.methods.kd import KD
-from fedkd.models.architecture import STRICT
 from fedkd.node import Node
+from fedkd.spec import STRICT
 from fedkd.tuning import best_cell, try_cells
 
 

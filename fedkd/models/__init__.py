@@ -1,6 +1,6 @@
 """Networks that clients hold: one architecture a file, found by its name."""
 
 from fedkd.models.architecture import Architecture, Model
-from fedkd.models.assign import ARCHITECTURES, assigned, build_model, restored_model
+from fedkd.models.assign import ARCHITECTURES, assignment, build_model, restored_model
 
-__all__ = ["ARCHITECTURES", "Architecture", "Model", "assigned", "build_model", "restored_model"]
+__all__ = ["ARCHITECTURES", "Architecture", "Model", "assignment", "build_model", "restored_model"]

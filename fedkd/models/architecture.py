@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
-from pydantic import ConfigDict
 from torch import Tensor, nn
-
-STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""Config of every dataclass that a spec string builds: no silent conversions, no unknown parameters."""
 
 Shape = tuple[int, int, int]
 """(channels, height, width)"""
@@ -26,9 +23,13 @@ class Model(nn.Module):
         self.body = body
         self.head = nn.Linear(width, classes)
 
+    def centred(self, x: Tensor) -> Tensor:
+        """Inputs as the body wants them; overridden where published weights expect something else."""
+        return x * 2 - 1
+
     def features(self, x: Tensor) -> Tensor:
         """(n, width) inputs of the head."""
-        features: Tensor = self.body(x * 2 - 1)
+        features: Tensor = self.body(self.centred(x))
         return features
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,3 +48,13 @@ class Architecture(ABC):
         Raises:
             UserError: the inputs are too small for it.
         """
+
+    def weights(self, model: Model, client: int) -> Mapping[str, Tensor] | None:  # noqa: ARG002
+        """Tensors to start from instead of drawn ones, by their names in `model`, which `build` made; None: none.
+
+        Called once where a client starts, never where a model is restored. What is missing keeps its drawn value.
+
+        Raises:
+            UserError: there are no such weights, or they do not fit.
+        """
+        return None

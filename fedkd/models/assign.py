@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from fedkd.errors import UserError
 from fedkd.models.architecture import Architecture, Model, Shape
-from fedkd.spec import Catalogue
+from fedkd.spec import Catalogue, parse, terms
 from fedkd.streams import seed_of
 
 ARCHITECTURES: Catalogue[Architecture] = Catalogue("model", "fedkd.models", Architecture)  # type: ignore[type-abstract]
@@ -19,25 +21,96 @@ ARCHITECTURES: Catalogue[Architecture] = Catalogue("model", "fedkd.models", Arch
 # Layers draw their initial weights from torch's global generator: one model is built at a time.
 _BUILDING = threading.Lock()
 
+_FORMS = 'write for example "cnn|mlp" (in turn), "cnn*3|mlp" (three of four), "0: resnet20 | 1-4: cnn" (by client)'
+_CLIENTS = re.compile(r"^(\d+(?:\s*-\s*\d+)?(?:\s*,\s*\d+(?:\s*-\s*\d+)?)*)\s*:\s*(.*)$", re.DOTALL)
+_WEIGHT = re.compile(r"^(.*)\*\s*(\d+(?:\.\d+)?)$", re.DOTALL)
 
-def assigned(models: str, client: int) -> str:
-    """The model of one client: `"cnn|mlp"` gives cnn to clients 0, 2, 4 … and mlp to 1, 3, 5 …
+
+@dataclass(frozen=True)
+class _Alternative:
+    """One of several models."""
+
+    spec: str
+    weight: float
+    clients: frozenset[int] | None
+    """the clients that it is for; None: those that no other alternative names"""
+
+
+@lru_cache(maxsize=64)
+def assignment(models: str, clients: int) -> tuple[str, ...]:
+    """The model of each client, (clients,) spec strings.
+
+    `a|b` gives a to the first client, b to the second, and so on in turn; `a*3|b` gives a to three of four, as
+    evenly as can be; `0: a | 1-4: b | c` names clients, and the rest take the alternatives without a name in turn.
 
     Raises:
-        UserError: an alternative is empty.
+        UserError: an alternative is empty or goes to nobody, a client has none or two, or is not there.
     """
-    names = [name.strip() for name in models.split("|")]
-    if not all(names):
-        raise UserError(f'models = {models!r}: an alternative is empty; write for example "cnn|mlp"')
-    return names[client % len(names)]
+    alternatives = [_read(part, models, clients) for part in terms(models, "|")]
+    given: dict[int, str] = {}
+    for alternative in alternatives:
+        for client in sorted(alternative.clients or ()):
+            if client in given:
+                raise UserError(f"models = {models!r}: client {client} is given two models; give it one")
+            given[client] = alternative.spec
+    shared = [alternative for alternative in alternatives if alternative.clients is None]
+    rest = [client for client in range(clients) if client not in given]
+    if rest and not shared:
+        raise UserError(f"models = {models!r}: client {rest[0]} has no model; add one for the rest, as in {models}|cnn")
+    total = sum(alternative.weight for alternative in shared)
+    counts = [0] * len(shared)
+    for number, client in enumerate(rest, start=1):
+        # Whoever lags most behind its share is next: equal weights come in turn.
+        lag = [alternative.weight / total * number - count for alternative, count in zip(shared, counts, strict=True)]
+        chosen = max(range(len(shared)), key=lambda place: (round(lag[place], 9), -place))
+        counts[chosen] += 1
+        given[client] = shared[chosen].spec
+    if idle := [alternative.spec for alternative, count in zip(shared, counts, strict=True) if not count]:
+        raise UserError(f"models = {models!r}: no client is left for {idle[0]} among {clients}; add clients or drop it")
+    return tuple(given[client] for client in range(clients))
 
 
-def build_model(spec: str, shape: Shape, classes: int, seed: int, purpose: str) -> Model:
-    """A model whose initial weights depend on (seed, purpose, spec) alone."""
+def _read(part: str, models: str, clients: int) -> _Alternative:
+    named = _CLIENTS.match(part)
+    chosen = None
+    if named:
+        chosen, part = frozenset(_ids(named[1], models, clients)), named[2].strip()
+    weighed = _WEIGHT.match(part)
+    weight = 1.0
+    if weighed:
+        part, weight = weighed[1].strip(), float(weighed[2])
+    if not part:
+        raise UserError(f"models = {models!r}: an alternative is empty; {_FORMS}")
+    if weighed and (named or not weight):
+        raise UserError(f"models = {models!r}: a weight is above 0, and for models without named clients; {_FORMS}")
+    return _Alternative(str(parse(part)), weight, chosen)
+
+
+def _ids(text: str, models: str, clients: int) -> list[int]:
+    found: list[int] = []
+    for item in text.split(","):
+        first, _, last = item.partition("-")
+        # A range as long as a number can be written would fill the memory.
+        ids = range(int(first), min(int(last or first), clients) + 1)
+        if not ids or ids[-1] >= clients:
+            raise UserError(f"models = {models!r}: there is no client {item.strip()}; clients are 0 to {clients - 1}")
+        found += ids
+    return found
+
+
+def build_model(spec: str, shape: Shape, classes: int, seed: int, purpose: str, client: int = 0) -> Model:
+    """A model whose initial weights depend on (seed, purpose, spec) alone, or are those that the spec names.
+
+    Raises:
+        UserError: the inputs are too small for it, or its weights are not there or do not fit.
+    """
     architecture = _architecture(spec)
     with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, purpose, spec))
-        return _laid_out(architecture.build(shape, classes))
+        model = architecture.build(shape, classes)
+    if (weights := architecture.weights(model, client)) is not None:
+        model.load_state_dict({**model.state_dict(), **weights})
+    return _laid_out(model)
 
 
 def restored_model(spec: str, shape: Shape, classes: int, weights: Mapping[str, Tensor]) -> Model:

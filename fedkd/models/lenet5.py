@@ -6,7 +6,8 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from fedkd.errors import UserError
-from fedkd.models.architecture import STRICT, Architecture, Model, Shape
+from fedkd.models.architecture import Architecture, Model, Shape
+from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,7 +7,8 @@ from annotated_types import Gt, MinLen
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from fedkd.models.architecture import STRICT, Architecture, Model, Shape
+from fedkd.models.architecture import Architecture, Model, Shape
+from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from pydantic.dataclasses import dataclass
 
 from fedkd.data.border import seeded_test
 from fedkd.data.source import Prepared, Progress, Source
+from fedkd.spec import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Digits(Source):
     """scikit-learn's 1,797 handwritten digits, 8×8 grey, a seeded 20 % of every class for testing."""
 

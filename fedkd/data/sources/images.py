@@ -6,11 +6,11 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 
 from fedkd.data.archive import tar_files
 from fedkd.data.border import seeded_test
@@ -18,13 +18,14 @@ from fedkd.data.layout import arrange
 from fedkd.data.source import Prepared, Progress, Source
 from fedkd.data.stamps import below, file_stamp, folder_stamp
 from fedkd.errors import UserError
+from fedkd.spec import STRICT
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
 CHUNK = 500
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Images(Source):
     """image files of one size in class folders, or a tar archive of them; train/ and test/ are the border.
 
@@ -33,6 +34,9 @@ class Images(Source):
     """
 
     usage = "images:FOLDER|TAR"
+
+    argument: str
+    """path"""
 
     def stamp(self) -> object:
         """Path, size and time of the archive, or of every file of the folder."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 
 from fedkd.data.border import seeded_test
 from fedkd.data.source import Prepared, Progress, Source, class_labels
 from fedkd.data.stamps import file_stamp
 from fedkd.errors import UserError
+from fedkd.spec import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Npz(Source):
     """`images` uint8 (n, h, w[, c]) and `labels` (n,) from a NumPy archive; further arrays become columns.
 
@@ -26,6 +27,9 @@ class Npz(Source):
     """
 
     usage = "npz:FILE"
+
+    argument: str
+    """path"""
 
     def stamp(self) -> object:
         """Path, size and time of the file."""

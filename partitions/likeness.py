@@ -1,0 +1,42 @@
+"""Test samples dealt so that each client's are distributed as its own training samples are."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from partitions.contract import Indices, Partition, Samples
+
+
+def alike(partition: Partition, samples: Samples, test: Samples, rng: np.random.Generator) -> Partition:
+    """Deal `test` in proportion to who holds how much of each class; what fits nobody is dropped.
+
+    The counts are factor · (clients, classes) training counts, rounded by largest remainder within a class. The
+    factor is one for all clients and classes, so that a client's local test has its own label distribution: it is
+    the largest that no class runs out at. Classes without test samples, or held by nobody, have no say in it.
+    """
+    classes = 1 + max(samples.labels.max(initial=0), test.labels.max(initial=0))
+    held = np.stack([np.bincount(samples.labels[indices], minlength=classes) for indices in partition.clients])
+    there = np.bincount(test.labels, minlength=classes)
+    total = held.sum(axis=0)
+    both = (total > 0) & (there > 0)
+    factor = (there[both] / total[both]).min() if both.any() else 0.0
+    pieces: list[list[Indices]] = [[] for _ in partition.clients]
+    left = []
+    for label in range(classes):
+        indices = rng.permutation(np.flatnonzero(test.labels == label))
+        quota = _rounded(held[:, label] * factor, len(indices))
+        cuts = np.split(indices, np.cumsum(quota))
+        for client in np.flatnonzero(quota):
+            pieces[client].append(cuts[client])
+        left.append(cuts[-1])
+    clients = tuple(rng.permutation(np.concatenate(own)) if own else np.empty(0, np.int64) for own in pieces)
+    return Partition(clients, np.concatenate(left) if left else np.empty(0, np.int64))
+
+
+def _rounded(exact: NDArray[np.float64], most: int) -> Indices:
+    """(clients,) whole numbers next to `exact` whose sum is its rounded sum, at most `most`; ties: lowest client."""
+    quota: Indices = np.floor(exact + 1e-9).astype(np.int64)
+    total = min(round(float(exact.sum())), most)
+    quota[np.argsort(quota - exact, kind="stable")[: max(total - quota.sum(), 0)]] += 1
+    return quota
