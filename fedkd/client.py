@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedkd.federation import Federation
 from fedkd.holdings import Holdings
+from fedkd.keeping import keep
 from fedkd.knowledge import Knowledge
 from fedkd.models import build_model, restored_model
 from fedkd.node import Node
@@ -57,6 +58,8 @@ def serve(
         val=holdings.val,
         transfer=holdings.transfer,
         device=device,
+        students=federation.students and federation.learners,
+        teachers=federation.teachers and federation.tutors,
         round=max(0, exchange - method.preparations),
         exchange=exchange,
     )
@@ -69,7 +72,7 @@ def serve(
             model, holdings.shape, holdings.classes, federation.seed, f"init/{owner}", client
         )
         node.student.to(device)
-        epochs = pretrain(node, node.student, model, federation.pretrain) if federation.start == "pretrained" else 0.0
+        epochs = pretrain(node, node.student, model, federation.pretrain) if federation.start == "pretrained" else 0
         metrics["", "pretrain_epochs"] = epochs
         metrics["", "parameters"] = sum(parameter.numel() for parameter in node.student.parameters())
     else:
@@ -96,9 +99,12 @@ def serve(
         if started_right is None:
             started_right = judged.right
             method.setup(node)
-    report = method.report(node) if reports(federation, exchange) else None
+    report = method.report(node) if reports(federation, exchange, client) else None
 
-    if exchange < last:
+    goes_on = exchange < last and client in federation.learners
+    if federation.save != "none" and (exchange == 0 or node.round > 0):
+        keep(federation, node, metrics, store, last=not goes_on)
+    if goes_on:
         tensors = {f"model/student/{key}": value for key, value in node.student.state_dict().items()}
         tensors |= {f"state/{key}": value for key, value in node.state.items()}
         tensors |= {f"kept/{key}": value for key, value in knowledge.items()} if method.refresh == "once" else {}
@@ -113,14 +119,23 @@ def serve(
     return Reply(report, metrics)
 
 
-def reports(federation: Federation, exchange: int) -> bool:
-    """Whether clients report after this exchange: nobody would read a report after the last one."""
+def reports(federation: Federation, exchange: int, client: int | None = None) -> bool:
+    """Whether this client, or anybody, reports after this exchange: nobody would read a report after the last one.
+
+    Teachers report at the start, and those of them that learn after every round where the method asks for it;
+    what the preparations find is reported by whoever learns.
+    """
     method = federation.built
     if method.refresh == "never":
         return False
-    if exchange <= method.preparations:
-        return federation.rounds > 0 or exchange < method.preparations
-    return method.refresh == "every round" and exchange < method.preparations + federation.rounds
+    if 0 < exchange <= method.preparations:
+        asked = federation.rounds > 0 or exchange < method.preparations
+        return asked and (client is None or client in federation.learners)
+    if exchange == 0:
+        asked = federation.rounds > 0 or method.preparations > 0
+    else:
+        asked = method.refresh == "every round" and exchange < method.preparations + federation.rounds
+    return asked and (client is None or client in federation.tutors or method.teachers == "self")
 
 
 def forget(client: int, store: Path) -> None:

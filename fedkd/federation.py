@@ -31,6 +31,10 @@ class Federation:
     """model of the clients; "cnn|mlp" gives them out in turn, "cnn*3|mlp" by weight, "0: resnet20 | cnn" by client"""
     clients: Annotated[int, Ge(1)] = 10
     """number of clients"""
+    students: tuple[Annotated[int, Ge(0)], ...] = ()
+    """ids of the clients that learn; empty: all. The others keep the model that they start with"""
+    teachers: tuple[Annotated[int, Ge(0)], ...] = ()
+    """ids of the clients that may teach; empty: all"""
     rounds: Annotated[int, Ge(0)] = 10
     """rounds after the start"""
     seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
@@ -47,8 +51,8 @@ class Federation:
     """initial weights before pre-training: shared by equal architectures, or each client's own"""
     start: Literal["pretrained", "random"] = "pretrained"
     """where the rounds begin"""
-    save: Literal["none"] = "none"
-    """which of the clients' models are kept"""
+    save: Literal["none", "last", "best"] = "none"
+    """which of each client's models is kept: none, the last, or the one of best validation accuracy"""
     pretrain: Pretraining = Pretraining()
     """the [pretrain] table"""
     train: Training = Training()
@@ -58,6 +62,16 @@ class Federation:
     def built(self) -> Method:
         """The method itself."""
         return METHODS.build(self.method)
+
+    @cached_property
+    def learners(self) -> tuple[int, ...]:
+        """Ids of the clients that learn, ascending."""
+        return tuple(sorted(self.students)) or tuple(range(self.clients))
+
+    @cached_property
+    def tutors(self) -> tuple[int, ...]:
+        """Ids of the clients that may teach, ascending."""
+        return tuple(sorted(self.teachers)) or tuple(range(self.clients))
 
     @cached_property
     def client_models(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ client `learn`s, is evaluated beside the method, and sends its `report` back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ from fedkd.spec import Catalogue
 from fedkd.streams import stream
 from fedkd.teachers import choose
 from fedkd.train import Batch, Labels, Target, fit
+
+if TYPE_CHECKING:
+    from fedkd.federation import Federation
 
 Refresh = Literal["never", "once", "every round"]
 Wire = Literal["float16", "float32"]
@@ -54,10 +57,15 @@ class Method:
         """Exchanges between the start and round 1, such as a search; charged to round 0."""
         return 0
 
-    def check(self, clients: int, labelled: bool) -> None:  # noqa: ARG002 - the signature that methods override
-        """Raise UserError where the method cannot run with this many clients, or needs labels that are not there."""
+    def check(self, federation: Federation, labelled: bool) -> None:  # noqa: ARG002 - the signature to override
+        """Raise UserError where the method cannot run in such a federation.
+
+        Too few teachers, models that are not alike, or a transfer set without the labels that it needs
+        (`labelled` says whether it has them).
+        """
         if self.refresh != "never":
-            choose(self.teachers, 0, clients, stream("check"))
+            for student in federation.learners:
+                choose(self.teachers, student, federation.tutors, stream("check"))
 
     def setup(self, node: Node) -> None:
         """Once for every client and the server, at the start: a frozen anchor, a second model."""
@@ -74,9 +82,9 @@ class Method:
         stack = collect(reports)
         ids = sorted(reports)
         merged = {}
-        for student in ids:
+        for student in server.learners:
             rng = server.rng("teachers", student, server.exchange)
-            rows = [ids.index(teacher) for teacher in choose(self.teachers, student, server.clients, rng)]
+            rows = [ids.index(teacher) for teacher in choose(self.teachers, student, server.tutors, rng)]
             merged[student] = Knowledge(logits=to_wire(self.combine(server, stack[rows]), self.wire))
         return merged
 

@@ -73,8 +73,14 @@ class Training(Optimisation):
 class Pretraining(Optimisation):
     """How each client's model is trained on its own shard before the federation begins: the `[pretrain]` table."""
 
-    epochs: Literal["converged"] | Annotated[int, Ge(0)] = "converged"
-    """a number, or until the training loss has not fallen by 1 % over 10 epochs (at most 300)"""
+    epochs: Literal["converged", "early_stopping"] | Annotated[int, Ge(0)] = "converged"
+    """a number; "converged": until the training loss has not fallen by 1 % over `patience` epochs;
+    "early_stopping": until the validation loss has not fallen over `patience` epochs, then back to its lowest;
+    both at most 300"""
+    patience: Annotated[int, Gt(0)] = 10
+    """epochs to wait for a fall"""
+    target: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """validation accuracy at which training ends at once, however many epochs are left; 0: no such end"""
 
 
 @dataclass(eq=False)
@@ -96,6 +102,10 @@ class Node:
     """the public transfer set; its `y` is None unless the study labels it for every method"""
     device: torch.device = CPU
     """where models and samples live"""
+    students: tuple[int, ...] = ()
+    """ids of the clients that learn; empty: all"""
+    teachers: tuple[int, ...] = ()
+    """ids of the clients that may teach; empty: all"""
     round: int = 0
     """0 is the start"""
     exchange: int = 0
@@ -111,6 +121,21 @@ class Node:
     records: dict[tuple[str, str], float] = field(default_factory=dict)
     """further results of this exchange, by (split, metric)"""
     _transfer_logits: Tensor | None = None
+
+    @property
+    def learners(self) -> tuple[int, ...]:
+        """Ids of the clients that learn, ascending."""
+        return self.students or tuple(range(self.clients))
+
+    @property
+    def tutors(self) -> tuple[int, ...]:
+        """Ids of the clients that may teach, ascending."""
+        return self.teachers or tuple(range(self.clients))
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """Ids of the other clients that may teach this one, ascending."""
+        return tuple(client for client in self.tutors if client != self.id)
 
     @property
     def student(self) -> Model:

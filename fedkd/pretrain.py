@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Mapping
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from fedkd.data import cache_root
+from fedkd.evaluate import accuracy, mean_loss
 from fedkd.losses import cross_entropy
 from fedkd.models import Model
-from fedkd.node import Node, Pretraining
+from fedkd.node import Data, Node, Pretraining
 from fedkd.store import alone, read_tensors, write_tensors
 from fedkd.train import fit
 
@@ -23,19 +25,18 @@ SCHEMA = 1
 
 CAP = 300
 """Epochs after which training ends even where the loss still falls."""
-PATIENCE = 10
-"""Epochs over which the loss must fall by `FALL`."""
 FALL = 0.01
+"""Share by which the training loss must fall within the patience, or it has converged."""
 
 
-def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> float:
+def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> int:
     """Train `model`, called `name`, on the client's private data, or take up what such training gave before.
 
     The result is kept under a hash of everything that it depends on, data and initial weights included, in a
     checksummed file. Returns the epochs it took.
     """
     if settings.epochs == 0:
-        return 0.0
+        return 0
     path = _place(client, model, name, settings)
     kept = read_tensors(path)
     if kept is None:
@@ -47,7 +48,7 @@ def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> fl
                 write_tensors(path, kept)
     epochs = int(kept.pop("epochs"))
     model.load_state_dict(kept)
-    return float(epochs)
+    return epochs
 
 
 def _train(client: Node, model: Model, settings: Pretraining) -> int:
@@ -56,24 +57,59 @@ def _train(client: Node, model: Model, settings: Pretraining) -> int:
     scratch.device = client.device
     scratch.models["student"] = model
     steps = math.ceil(len(client.private) / settings.batch_size)
-    best, stale = math.inf, 0
-    last = CAP if settings.epochs == "converged" else settings.epochs
-    for epoch in range(last):
-        loss = float(
-            fit(
-                scratch,
-                lambda batch: cross_entropy(batch.labelled, batch.labels),
-                labels="private",
-                steps=steps,
-                first=epoch * steps,
-                optimisation=settings,
-                purpose="pretrain",
-            )
+    patience = _Patience(settings)
+    best, best_epoch = copy.deepcopy(model.state_dict()), 0
+    for epoch in range(settings.epochs if isinstance(settings.epochs, int) else CAP):
+        training_loss = fit(
+            scratch,
+            lambda batch: cross_entropy(batch.labelled, batch.labels),
+            labels="private",
+            steps=steps,
+            first=epoch * steps,
+            optimisation=settings,
+            purpose="pretrain",
         )
-        best, stale = (loss, 0) if loss < best * (1 - FALL) else (best, stale + 1)
-        if settings.epochs == "converged" and stale >= PATIENCE:
+        if _watches_validation(settings):
+            correct, validation_loss = _validated(scratch, client.val)
+            if settings.target and correct >= settings.target:
+                return epoch + 1
+        if settings.epochs == "converged" and patience.is_over(float(training_loss), FALL):
             return epoch + 1
-    return last
+        if settings.epochs == "early_stopping":
+            over = patience.is_over(validation_loss, 0.0)
+            if not patience.waited:
+                best, best_epoch = copy.deepcopy(model.state_dict()), epoch + 1
+            if over:
+                break
+    if settings.epochs == "early_stopping":
+        model.load_state_dict(best)
+        return best_epoch
+    return epoch + 1
+
+
+class _Patience:
+    """How long a loss has not fallen."""
+
+    def __init__(self, settings: Pretraining) -> None:
+        self.lowest, self.waited, self._patience = math.inf, 0, settings.patience
+
+    def is_over(self, loss: float, fall: float) -> bool:
+        """Take note of one epoch's loss; whether it has not fallen by the share `fall` for too long."""
+        fallen = loss < self.lowest * (1 - fall)
+        self.lowest, self.waited = (loss, 0) if fallen else (self.lowest, self.waited + 1)
+        return self.waited >= self._patience
+
+
+def _watches_validation(settings: Pretraining) -> bool:
+    return settings.epochs == "early_stopping" or settings.target > 0
+
+
+def _validated(scratch: Node, val: Data | None) -> tuple[float, float]:
+    """(accuracy, loss) on the client's own validation samples."""
+    assert val is not None
+    assert val.y is not None
+    logits = scratch.predict(val.x)
+    return accuracy(logits, val.y), mean_loss(logits, val.y)
 
 
 def _place(client: Node, model: Model, name: str, settings: Pretraining) -> Path:
@@ -81,7 +117,9 @@ def _place(client: Node, model: Model, name: str, settings: Pretraining) -> Path
     assert data.y is not None
     identity = [SCHEMA, torch.__version__, name, sorted(asdict(settings).items()), client.id, client.seed]
     digest = hashlib.sha256(repr(identity).encode())
-    for tensor in (data.x, data.y, *_flat(model.state_dict())):
+    judging = (client.val.x, client.val.y) if _watches_validation(settings) and client.val else ()
+    for tensor in (data.x, data.y, *judging, *_flat(model.state_dict())):
+        assert tensor is not None
         digest.update(repr((tensor.dtype, tensor.shape)).encode())
         digest.update(tensor.cpu().contiguous().numpy().data)
     return cache_root() / "pretrained" / f"{digest.hexdigest()[:40]}.safetensors"

@@ -44,6 +44,8 @@ class Rounds:
         self.last = self.method.preparations + federation.rounds
         """number of the last exchange"""
         self._knowledge: dict[int, Knowledge] = {}
+        self._frozen: dict[int, Knowledge] = {}
+        """reports of the clients that teach but never learn: they hold for every round"""
         self._rows: list[Row] = []
         self._began = time.perf_counter()
         self._nodes: list[int] = []
@@ -54,12 +56,16 @@ class Rounds:
         """Whether nothing is left to run."""
         return self.first > self.last
 
+    def participants(self, exchange: int) -> tuple[int, ...]:
+        """Ids of the clients that an exchange needs: all at the start, then those that learn."""
+        return self.federation.learners if exchange else tuple(range(self.federation.clients))
+
     def configure(self, exchange: int, nodes: Sequence[int]) -> list[Message]:
         """The messages of one exchange: client i is told so, and is `nodes[i]` of the grid."""
         self._began = time.perf_counter()
         self._nodes = list(nodes)
         messages = []
-        for client, node in enumerate(nodes):
+        for client in self.participants(exchange):
             settings = ConfigRecord({"federation": self.federation.to_json(), "client": client, "exchange": exchange})
             if self.store is not None:
                 settings["store"] = str(self.store)
@@ -67,7 +73,7 @@ class Rounds:
             content = RecordDict(
                 {wire.EXCHANGE: settings, wire.KNOWLEDGE: wire.to_arrays(knowledge)},
             )
-            messages.append(Message(content, node, wire.TRAIN, group_id=str(exchange)))
+            messages.append(Message(content, nodes[client], wire.TRAIN, group_id=str(exchange)))
         return messages
 
     def aggregate(self, exchange: int, replies: Iterable[Message]) -> list[Row]:
@@ -76,7 +82,7 @@ class Rounds:
         Raises:
             FederationError: a client failed or is missing. Survivors are never averaged without it.
         """
-        received = self._read(replies)
+        received = self._read(exchange, replies)
         metrics = {client: wire.from_metrics(content) for client, content in received.items()}
         knowledge = {
             client: wire.from_arrays(content.array_records[wire.KNOWLEDGE]) for client, content in received.items()
@@ -94,7 +100,10 @@ class Rounds:
         if reports(self.federation, exchange):
             if exchange == 0:
                 self.method.setup(self._node)
-            self._knowledge = self.method.merge(self._node, knowledge)
+                learners = self.federation.learners
+                self._frozen = {c: bag for c, bag in knowledge.items() if bag and c not in learners}
+            told = {client: bag for client, bag in knowledge.items() if bag}
+            self._knowledge = self.method.merge(self._node, told | (self._frozen if self._node.round > 0 else {}))
         rows += [(SERVER, split, metric, value) for (split, metric), value in self._node.records.items()]
         self._node.records.clear()
         rows.append((SERVER, "", "seconds", time.perf_counter() - self._began))
@@ -135,14 +144,14 @@ class Rounds:
         if self.store is None:
             return False
         state = read_tensors(_place(self.store, exchange))
-        present = all(has_state(self.store, client, exchange) for client in range(self.federation.clients))
+        present = all(has_state(self.store, client, exchange) for client in self.participants(exchange + 1))
         if state is None or not present:
             return False
         self._restore(state)
         self.first = exchange + 1
         return True
 
-    def _read(self, replies: Iterable[Message]) -> dict[int, RecordDict]:
+    def _read(self, exchange: int, replies: Iterable[Message]) -> dict[int, RecordDict]:
         received: dict[int, RecordDict] = {}
         failed: list[str] = []
         for reply in replies:
@@ -152,29 +161,33 @@ class Rounds:
                 failed.append(f"{who}: {reply.error.reason}")
             else:
                 received[int(str(reply.content.config_records[wire.EXCHANGE]["client"]))] = reply.content
-        missing = sorted(set(range(self.federation.clients)) - set(received))
+        asked = self.participants(exchange)
+        missing = sorted(set(asked) - set(received))
         if failed:
-            raise FederationError(f"{len(failed)} of {self.federation.clients} clients failed; {sorted(failed)[0]}")
+            raise FederationError(f"{len(failed)} of {len(asked)} clients failed; {sorted(failed)[0]}")
         if missing:
             raise FederationError(f"no answer from clients {', '.join(map(str, missing))}")
         return received
 
     def _checkpoint(self) -> dict[str, Tensor]:
         tensors = {f"state/{key}": value for key, value in self._node.state.items()}
-        for client, knowledge in self._knowledge.items():
-            tensors |= {f"knowledge/{client}/{name}": tensor for name, tensor in knowledge.items()}
+        for kind, bags in (("knowledge", self._knowledge), ("frozen", self._frozen)):
+            for client, bag in bags.items():
+                tensors |= {f"{kind}/{client}/{name}": tensor for name, tensor in bag.items()}
         return tensors | {"exchange": torch.tensor(self._node.exchange)}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
-        bags: dict[int, dict[str, Tensor]] = {}
+        bags: dict[str, dict[int, dict[str, Tensor]]] = {"knowledge": {}, "frozen": {}}
         for key, tensor in tensors.items():
             kind, _, rest = key.partition("/")
             if kind == "state":
                 self._node.state[rest] = tensor
-            elif kind == "knowledge":
+            elif kind in bags:
                 client, _, name = rest.partition("/")
-                bags.setdefault(int(client), {})[name] = tensor
-        self._knowledge = {client: Knowledge(bag) for client, bag in bags.items()}
+                bags[kind].setdefault(int(client), {})[name] = tensor
+        self._knowledge, self._frozen = (
+            {client: Knowledge(bag) for client, bag in bags[kind].items()} for kind in ("knowledge", "frozen")
+        )
 
 
 def _server_node(federation: Federation, holdings: Holdings) -> Node:
@@ -186,6 +199,8 @@ def _server_node(federation: Federation, holdings: Holdings) -> Node:
         holdings.classes,
         val=holdings.val,
         transfer=holdings.transfer,
+        students=federation.students and federation.learners,
+        teachers=federation.teachers and federation.tutors,
     )
 
 

@@ -119,7 +119,7 @@ def check(federation: Federation) -> None:
     partition_strategy(federation.partition)
     for model in dict.fromkeys(federation.client_models):
         ARCHITECTURES.build(model)
-    federation.built.check(federation.clients, labelled)
+    federation.built.check(federation, labelled)
 
 
 def settings_of(federation: Federation) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def cornered(name: str) -> str:
 
 def _may(spec: str, transfer: str) -> bool:
     try:
-        METHODS.build(spec).check(2, transfer == LABELLED)
+        METHODS.build(spec).check(small(spec), transfer == LABELLED)
     except UserError:
         return False
     return True
@@ -219,7 +219,7 @@ def federate(federation: Federation, load: Loader = load, store: Path | None = N
     method, clients = federation.built, range(federation.clients)
     held = load(federation, SERVER)
     at = Node(SERVER, len(clients), federation.seed, federation.train, held.classes, transfer=held.transfer)
-    method.check(len(clients), at.public.y is not None)
+    method.check(federation, at.public.y is not None)
     watched = [_watched(load(federation, client)) for client in clients]
     outcome = Outcome({}, [each.seen for each in watched], [], [])
     sent: dict[int, Knowledge] = {}

@@ -189,7 +189,7 @@ class TestState:
     """A client's state lies on its own disk: the last exchange's, and the one before for a message that comes again."""
 
     def serve(self, exchange: int, store: Path, client: int = 0) -> None:
-        federation = small("local", rounds=4)
+        federation = small("local", rounds=4, clients=11)
         serve(federation, client, exchange, Knowledge(), load(federation, client), store)
 
     def test_two_exchanges_are_kept(self, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def _runs(spec: str) -> bool:
     method, ran = METHODS.build(spec), False
     for transfer in (UNLABELLED, LABELLED):
         try:
-            method.check(2, transfer == LABELLED)
+            method.check(small(spec), transfer == LABELLED)
         except UserError:
             continue
         outcome = federate(small(spec, transfer=transfer, rounds=1))

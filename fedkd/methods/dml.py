@@ -38,7 +38,7 @@ class DML(Method):
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None
-        peers = 1 if self.reduce == "mean" else batch.node.clients - 1
+        peers = 1 if self.reduce == "mean" else len(batch.node.peers)
         return cross_entropy(batch.labelled, batch.labels) + peers * kl(
             batch.student, batch.teacher, weights=batch.weights
         )

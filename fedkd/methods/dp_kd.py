@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -15,6 +15,9 @@ from fedkd.node import Node
 from fedkd.spec import STRICT
 from fedkd.teachers import Teachers
 from fedkd.train import Batch, Labels, Target
+
+if TYPE_CHECKING:
+    from fedkd.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -39,8 +42,8 @@ class DPKD(Method):
     def labels(self) -> Labels:
         return "none"
 
-    def check(self, clients: int, labelled: bool) -> None:
-        Method.check(self, clients, labelled)
+    def check(self, federation: Federation, labelled: bool) -> None:
+        Method.check(self, federation, labelled)
         if self.mask == "supervised" and not labelled:
             raise UserError(
                 'method dp_kd: mask = "supervised" compares predictions of the true label, but the transfer set is '

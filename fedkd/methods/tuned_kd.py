@@ -70,7 +70,7 @@ class TunedKD(Method):
             return Method.merge(self, server, reports)
         chosen = best_cell(torch.stack([reports[client]["scores"] for client in sorted(reports)]))
         server.record(f"tuning_chosen/{list(self.cells)[chosen]}", 1.0)
-        return {client: Knowledge(chosen=torch.tensor(chosen)) for client in reports}
+        return {client: Knowledge(chosen=torch.tensor(chosen)) for client in server.learners}
 
     def learn(self, client: Node, knowledge: Knowledge) -> None:
         list(self.cells.values())[int(knowledge["chosen"])].learn(client, knowledge)

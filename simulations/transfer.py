@@ -1,0 +1,147 @@
+"""The transfer set: held out of the training data before they are dealt, or taken from another data set."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge, Interval
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedkd.data import Dataset, load
+from fedkd.errors import UserError, nearest
+from fedkd.node import Data
+from fedkd.spec import STRICT, parse
+from partitions.contract import Indices, stream
+from partitions.holdout import hold_out
+
+
+@dataclass(frozen=True, config=STRICT)
+class Public:
+    """A transfer set that is known to all."""
+
+    fraction: Annotated[float, Interval(gt=0, le=1)] = 0.2
+    """share of the training data, or of those in `classes`, that is held out before they are dealt"""
+    labelled: bool = False
+    """give its labels to every method, local included"""
+    source: str = ""
+    """another data set to take it from; empty: the federation's own"""
+    classes: tuple[int | str, ...] = ()
+    """take samples of these classes only, by label or by name; empty: all"""
+    size: Annotated[int, Ge(0)] = 0
+    """number of samples instead of a fraction; 0: as `fraction` says"""
+    use: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """share of what is held out that is used: a sweep over it leaves the clients' own data as they are"""
+
+
+def transfer_set(text: str) -> Public:
+    """The transfer set that a recipe's `transfer` names.
+
+    Raises:
+        UserError: it is not `public(fraction=…, …)`.
+    """
+    spec = parse(text)
+    form = 'it should be "public(fraction=0.2)" or "public(fraction=0.2, labelled=true)"'
+    if spec.name != "public" or spec.file or spec.argument:
+        raise UserError(f"transfer = {text!r} is unknown; {form}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.arguments.items()}
+    try:
+        public = Public(**values)
+    except (ValidationError, TypeError) as error:
+        problem = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"transfer = {text!r}: {problem[0].lower()}{problem[1:]}; {form}") from error
+    if public.fraction == 1 and not public.source and not public.classes:
+        raise UserError(f"transfer = {text!r}: fraction=1.0 would leave the clients nothing; {form}")
+    return public
+
+
+@dataclass(frozen=True, config={"arbitrary_types_allowed": True})
+class Held:
+    """Which samples are set aside before the rest is dealt, as positions in training arrays."""
+
+    transfer: Indices
+    """(t,) the transfer set, in the training array of the data set that it comes from"""
+    rest: Indices
+    """(r,) what is dealt, in the federation's own training array"""
+    unused: Indices
+    """(u,) held out but not used, in the federation's own training array"""
+
+
+def hold_transfer(public: Public, dataset: Dataset, seed: int) -> Held:
+    """Choose the transfer set: stratified by class, and seeded.
+
+    Raises:
+        UserError: a class is not there, or there are too few samples.
+    """
+    origin = load(public.source) if public.source else dataset
+    labels = origin.labels[origin.train].numpy()
+    wanted = np.isin(labels, _labels(public, origin)) if public.classes else np.ones(len(labels), bool)
+    eligible = np.flatnonzero(wanted)
+    if public.size > len(eligible) or (public.size == len(labels) and not public.source):
+        raise UserError(
+            f"transfer: size={public.size}, but {origin.name} has {len(eligible)} training samples to choose from"
+        )
+    fraction = public.size / len(eligible) if public.size else public.fraction
+    held, _ = hold_out(eligible, fraction, stream(seed, "transfer"), labels[eligible])
+    used = hold_out(held, public.use, stream(seed, "transfer/use"), labels[held])[0] if public.use < 1 else held
+    if not len(used):
+        raise UserError(f"transfer: {origin.name} has {len(eligible)} training samples to choose from; none was held")
+    own = len(dataset.train)
+    if public.source:
+        return Held(used, np.arange(own), np.empty(0, np.int64))
+    return Held(used, np.setdiff1d(np.arange(own), held), np.setdiff1d(held, used))
+
+
+@lru_cache(maxsize=2)
+def transfer_data(dataset: str, transfer: str, seed: int) -> tuple[Data, bool]:
+    """The transfer set with its labels, and whether these mean the federation's own classes; once a process.
+
+    Images of another data set are brought to the size and channels of the federation's own.
+    """
+    own, public = load(dataset), transfer_set(transfer)
+    origin = load(public.source) if public.source else own
+    index = origin.train[torch.from_numpy(hold_transfer(public, own, seed).transfer)]
+    x = fitted(origin.pixels(index), own.shape)
+    return Data(x, origin.labels[index]), origin.classes == own.classes
+
+
+def fitted(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(n, *shape) from (n, channels, height, width) in [0, 1].
+
+    Grey is repeated, RGB is weighed as in ITU-R BT.601 (other channels are averaged), and another size is reached by
+    bilinear interpolation.
+    """
+    channels, height, width = shape
+    if x.shape[1] != channels:
+        weights = torch.tensor([0.299, 0.587, 0.114]) if x.shape[1] == 3 else torch.full((x.shape[1],), 1 / x.shape[1])
+        x = (x * weights[:, None, None]).sum(1, keepdim=True).expand(-1, channels, -1, -1).contiguous()
+    if x.shape[2:] != (height, width):
+        x = torch.nn.functional.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return x.clamp(0, 1)
+
+
+def check_labels(transfer: str, dataset: Dataset) -> None:
+    """Raise UserError where labels are asked for that are not those of the data set's own classes."""
+    public = transfer_set(transfer)
+    if public.labelled and public.source and load(public.source).classes != dataset.classes:
+        raise UserError(
+            f"transfer = {transfer!r}: {public.source} has other classes than {dataset.name}, so its labels would "
+            "teach something else; use labelled=false"
+        )
+
+
+def _labels(public: Public, origin: Dataset) -> list[int]:
+    found = []
+    for wanted in public.classes:
+        if isinstance(wanted, int) and 0 <= wanted < len(origin.classes):
+            found.append(wanted)
+        elif wanted in origin.classes:
+            found.append(origin.classes.index(str(wanted)))
+        else:
+            known = nearest(str(wanted), origin.classes) if isinstance(wanted, str) else f"0 to {len(origin.classes) - 1}"
+            raise UserError(f"transfer: {origin.name} has no class {wanted!r}; {known}")
+    return found
