@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.journal import ROW, Journal, ResultsError
+from analysis.journal import MODEL, ROW, Journal, ResultsError
 
 IDENTITY = ["dataset", "partition", "method", "seed"]
 """Settings that every table has as columns; other swept keys follow at the end."""
@@ -52,8 +52,23 @@ def assemble(journals: Sequence[Journal], study: Mapping[str, Any], directory: P
     _refuse_repeats([column[places] for column in order], settings, which[places])
     rows = rows.take(places).reset_index(drop=True)
     described = settings.take(which[places]).reset_index(drop=True)
-    table: pd.DataFrame = pd.concat([described[["federation", *IDENTITY]], rows, described[others]], axis=1)
+    parts = [described[["federation", *IDENTITY]], rows, described[others]]
+    if any(len(set(journal.models)) > 1 for journal in journals):
+        own = _models([journals[place] for place in settings.index], which[places], rows["client"].to_numpy())
+        parts.insert(2, own.to_frame())
+    table: pd.DataFrame = pd.concat(parts, axis=1)
     return table
+
+
+def _models(
+    journals: Sequence[Journal], which: npt.NDArray[np.intp], clients: npt.NDArray[np.int32]
+) -> "pd.Series[str]":
+    """The model of each row's client: `which` journal it is from, and which of its clients."""
+    widths = [len(journal.models) for journal in journals]
+    names = np.array([name for journal in journals for name in journal.models] + [""], dtype=object)
+    known = (clients >= 0) & (clients < np.array([*widths, 0])[which])
+    place = np.where(known, np.cumsum([0, *widths])[which] + clients, len(names) - 1)
+    return pd.Series(names[place], name=MODEL, dtype="str")
 
 
 def _no_rows() -> pd.DataFrame:

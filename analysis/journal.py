@@ -16,6 +16,8 @@ import pandas as pd
 
 ROW = ["round", "client", "split", "metric", "value"]
 """Columns of one measurement."""
+MODEL = "model"
+"""Column that says which model the client of a row holds; empty for the server."""
 
 
 class ResultsError(ValueError):
@@ -35,6 +37,8 @@ class Journal:
     """Flat, resolved settings."""
     rows: pd.DataFrame
     """Columns `ROW`: int32, int32, str, str, float64; in the order they were written."""
+    models: tuple[str, ...] = ()
+    """Model of each client, where the header names them."""
 
 
 def read_journal(path: Path) -> Journal | None:
@@ -76,6 +80,7 @@ def read_journal(path: Path) -> Journal | None:
         rounds=header["rounds"],
         settings=header["settings"],
         rows=pd.concat(frames, ignore_index=True) if any(map(len, frames)) else empty,
+        models=tuple(map(str, header.get("models", ()))),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.journal import ROW
+from analysis.journal import MODEL, ROW
 from analysis.statistics import ROUNDING, first_reach
 
 COSTS = ["bytes", "steps", "tuning_steps", "tuning_samples", "tuning_bytes"]
@@ -17,7 +17,7 @@ COSTS = ["bytes", "steps", "tuning_steps", "tuning_samples", "tuning_bytes"]
 
 def settings_of(table: pd.DataFrame) -> pd.DataFrame:
     """The settings of each federation: index `federation`, columns dataset, partition, method, seed, …"""
-    columns = [name for name in table.columns if name not in ROW]
+    columns = [name for name in table.columns if name not in {*ROW, MODEL}]
     return table[columns].drop_duplicates("federation").set_index("federation")
 
 
@@ -25,13 +25,21 @@ def client_values(table: pd.DataFrame, metric: str, split: str) -> "pd.Series[fl
     """One metric, indexed by (federation, round, client).
 
     Rows of the server (client −1) count only in federations where no client has any: an ensemble or a pooled
-    model that is evaluated once, or a common validation set that only the server scores on.
+    model that is evaluated once, or a common validation set that only the server scores on. Clients that only
+    teach have rows at the start and never again: they are left out, so that every round is a mean over the same.
     """
     rows = table[(table["metric"] == metric) & (table["split"] == split)]
+    rows = rows[_learns(rows)]
     own = rows["client"] >= 0
     alone = ~rows["federation"].isin(rows.loc[own, "federation"])
     values = rows[own | alone].set_index(["federation", "round", "client"])["value"]
     return values.astype("float64")
+
+
+def _learns(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether each row's client is measured as far as its federation goes."""
+    last = rows.groupby(["federation", "client"])["round"].transform("max")
+    return (last > 0) | (rows.groupby("federation")["round"].transform("max") == 0)
 
 
 def round_means(table: pd.DataFrame, metric: str = "accuracy", split: str = "test") -> "pd.Series[float]":

@@ -36,9 +36,7 @@ def partition_picture(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -
     legend; more get a colour bar, for nobody can tell so many patches apart. Raises ValueError when shapes
     disagree or counts are negative.
     """
-    table = _checked(counts)
-    if table.shape[1] != len(classes):
-        raise ValueError(f"counts have {table.shape[1]} classes, but {len(classes)} class names were given")
+    table = _named(counts, classes)
     clients = table.shape[0]
     many = clients > 30
     colours = class_colours(len(classes))
@@ -77,13 +75,66 @@ def partition_picture(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -
     ax.set_xlim(-0.6, clients - 0.4)
     ax.set_ylim(0, 1.05 * max(float(floor.max()), 1.0))
     ax.grid(visible=False, axis="x")
-    if clients <= 12:
-        ax.set_xticks(range(clients))
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.set_xlabel("client")
+    _client_axis(ax, clients)
     ax.set_ylabel("samples")
     return ax
+
+
+def partition_bubbles(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -> Axes:
+    """One bubble a client and class, its area the number of samples, the largest just touching its neighbours.
+
+    counts: integers, shape (clients, classes). classes: their names. Raises ValueError when shapes disagree or
+    counts are negative.
+    """
+    table = _named(counts, classes)
+    clients, number = table.shape
+    client, label = np.nonzero(table)
+    colours = np.array(class_colours(number))
+    _class_axis(ax, classes)
+    _client_axis(ax, clients)
+    ax.set_xlim(-0.7, clients - 0.3)
+    ax.set_ylim(number - 0.3, -0.7)
+    # Circles in points, sized by the room that one cell has, however long the axes are.
+    box = ax.get_position()
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches() * 72
+    cell = min(box.width * width / clients, box.height * height / number)
+    share = table[client, label] / max(table.max(), 1)
+    ax.scatter(client, label, s=share * cell**2, c=colours[label], linewidths=0, rasterized=table.size > 2000)
+    ax.grid(visible=False)
+    ax.set_ylabel("class")
+    return ax
+
+
+def partition_heatmap(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -> Axes:
+    """One cell a client and class, its shade the number of samples; few cells carry the number too.
+
+    counts: integers, shape (clients, classes). classes: their names. Raises ValueError when shapes disagree or
+    counts are negative.
+    """
+    table = _named(counts, classes).T
+    clients = table.shape[1]
+    image = ax.imshow(table, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
+    if table.size <= 200:
+        for (row, column), value in np.ndenumerate(table):
+            dark = value > 0.6 * table.max()
+            ax.text(column, row, str(value), ha="center", va="center", fontsize=6, color="white" if dark else "black")
+    else:
+        figure = ax.get_figure()
+        assert figure is not None
+        bar = figure.colorbar(image, ax=ax, pad=0.02, fraction=0.05, label="samples")
+        bar.locator = MaxNLocator(5, integer=True)
+        bar.update_ticks()
+    _class_axis(ax, classes)
+    _client_axis(ax, clients)
+    ax.grid(visible=False)
+    ax.set_ylabel("class")
+    return ax
+
+
+PICTURES = {"bars": partition_picture, "bubbles": partition_bubbles, "heatmap": partition_heatmap}
+"""Ways to draw a partition: each takes (clients, classes) counts, class names and an `ax`."""
 
 
 def partition_measures(counts: npt.ArrayLike) -> pd.DataFrame:
@@ -124,6 +175,27 @@ def _colour_bar(ax: Axes, colours: list[str], classes: Sequence[str]) -> None:
     bar.set_ticklabels([wrap(str(classes[place]), 12, 1) for place in shown])
     bar.minorticks_off()
     bar.ax.tick_params(length=0)
+
+
+def _client_axis(ax: Axes, clients: int) -> None:
+    if clients <= 12:
+        ax.set_xticks(range(clients))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel("client")
+
+
+def _class_axis(ax: Axes, classes: Sequence[str]) -> None:
+    shown = np.unique(np.linspace(0, len(classes) - 1, min(len(classes), 12)).round().astype(int))
+    ax.set_yticks(shown, [wrap(str(classes[place]), 12, 1) for place in shown])
+    ax.tick_params(axis="y", length=0)
+
+
+def _named(counts: npt.ArrayLike, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+    table = _checked(counts)
+    if table.shape[1] != len(classes):
+        raise ValueError(f"counts have {table.shape[1]} classes, but {len(classes)} class names were given")
+    return table
 
 
 def _checked(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:

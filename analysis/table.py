@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from analysis.assembly import IDENTITY, assemble
 from analysis.files import replacing
-from analysis.journal import ROW, ResultsError, read_journal
+from analysis.journal import MODEL, ROW, ResultsError, read_journal
 
 __all__ = [
     "IDENTITY",
@@ -35,12 +35,12 @@ _STAMP = b"fedkd"
 def load(directory: str | Path) -> pd.DataFrame:
     """Every measurement of a study.
 
-    Columns: `federation, dataset, partition, method, seed, round, client, split, metric, value`, then one
-    for every other swept key: those that study.json names, or, where there is no study.json or the folder
-    holds journals it does not list, every setting that takes more than one value. `transfer` is always a
-    column when it varies: results with and without labels are never to be averaged. Sorted by settings,
-    federation, round, client, split, metric. `table.attrs["rounds"]` maps each federation to its planned
-    number of rounds.
+    Columns: `federation, dataset, partition, method, seed, round, client, split, metric, value`, then `model`,
+    that of the row's client, where clients of one federation hold different ones, then one for every other swept
+    key: those that study.json names, or, where there is no study.json or the folder holds journals it does not
+    list, every setting that takes more than one value. `transfer` is always a column when it varies: results with
+    and without labels are never to be averaged. Sorted by settings, federation, round, client, split, metric.
+    `table.attrs["rounds"]` maps each federation to its planned number of rounds.
 
     Raises ResultsError when the folder, a journal, study.json or the parquet file is missing or broken.
     """
@@ -122,7 +122,7 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
 def setting_columns(table: pd.DataFrame) -> list[str]:
     """Swept keys beside partition, method and seed: results that differ in one of them share no panel and
     no block of a table. `dataset` comes first."""
-    others = [name for name in table.columns if name not in {"federation", *IDENTITY, *ROW}]
+    others = [name for name in table.columns if name not in {"federation", *IDENTITY, *ROW, MODEL}]
     return ["dataset", *others]
 
 

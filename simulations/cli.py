@@ -164,21 +164,24 @@ def partition(
     plot: Annotated[
         Path | None, typer.Option(help="Write the picture: .svg, .png or .pdf.", show_default=False)
     ] = None,
+    kind: Annotated[str, typer.Option(help="Kind of picture: bars, bubbles or heatmap.")] = "bars",
     manifest: Annotated[
         Path | None, typer.Option("--out", help="Write the manifest (JSON).", show_default=False)
     ] = None,
 ) -> None:
     """Show and save one partition: table, picture, manifest."""
     from analysis.files import replacing
-    from analysis.shards import partition_measures, partition_picture
-    from analysis.style import panels, styled
+    from analysis.shards import PICTURES, partition_measures
+    from analysis.style import legend_below, panels, styled, wrap
     from fedkd.data import load
-    from fedkd.errors import UserError
+    from fedkd.errors import UserError, nearest
     from fedkd.federation import Federation
     from simulations.data import deal
     from simulations.progress import Bar
     from simulations.recipe import canonical
 
+    if kind not in PICTURES:
+        raise UserError(f"--kind {kind!r} is unknown: {nearest(kind, PICTURES)}")
     if plot is not None and plot.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--plot {plot}: the ending says the format; use .svg, .png or .pdf")
     for file in (plot, manifest):
@@ -214,8 +217,10 @@ def partition(
         out.print(f"manifest: {escape(str(manifest))}")
     if plot is not None:
         with styled(), replacing(plot) as temporary:
-            figure, (ax,) = panels(1, width=6.0, height=3.4)
-            partition_picture(counts, source.classes, ax).set_title(f"{dealt.strategy}, {dataset}, seed {seed}")
+            figure, (ax,) = panels(1, width=6.0, height=3.4, extra=0.5 if kind == "bars" else 0.0)
+            PICTURES[kind](counts, source.classes, ax).set_title(wrap(f"{dealt.strategy}, {dataset}, seed {seed}", 70))
+            if kind == "bars":
+                legend_below(figure, [ax])
             figure.savefig(temporary, format=plot.suffix[1:])
         out.print(f"picture: {escape(str(plot))}")
 

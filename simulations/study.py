@@ -116,7 +116,12 @@ class Study:
     def open(self, federation: Federation) -> Journal:
         """The journal of one federation, begun where there is none."""
         name = identify(federation)
-        header = {"federation": name, "rounds": federation.rounds, "settings": settings_of(federation)}
+        header = {
+            "federation": name,
+            "rounds": federation.rounds,
+            "settings": settings_of(federation),
+            "models": federation.client_models,
+        }
         journal = Journal(self.out / "journal" / f"{name}.jsonl", header)
         if journal.complete() < 0:
             journal.begin()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -48,7 +48,9 @@ def transfer_set(text: str) -> Public:
     form = 'it should be "public(fraction=0.2)" or "public(fraction=0.2, labelled=true)"'
     if spec.name != "public" or spec.file or spec.argument:
         raise UserError(f"transfer = {text!r} is unknown; {form}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in spec.arguments.items()}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in spec.arguments.items()
+    }
     try:
         public = Public(**values)
     except (ValidationError, TypeError) as error:
@@ -142,6 +144,7 @@ def _labels(public: Public, origin: Dataset) -> list[int]:
         elif wanted in origin.classes:
             found.append(origin.classes.index(str(wanted)))
         else:
-            known = nearest(str(wanted), origin.classes) if isinstance(wanted, str) else f"0 to {len(origin.classes) - 1}"
+            last = len(origin.classes) - 1
+            known = nearest(wanted, origin.classes) if isinstance(wanted, str) else f"labels are 0 to {last}"
             raise UserError(f"transfer: {origin.name} has no class {wanted!r}; {known}")
     return found
