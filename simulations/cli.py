@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -126,30 +126,22 @@ def report(
 @app.command("list")
 def list_(
     what: Annotated[str | None, typer.Argument(help="methods, partitions, datasets or models; default: all.")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Everything, as the tables of the docs.")] = False,
 ) -> None:
     """Names, one-line descriptions, and parameters with types and defaults."""
-    from fedkd.data import SOURCES
     from fedkd.errors import UserError, nearest
-    from fedkd.method import METHODS
-    from fedkd.models import ARCHITECTURES
-    from fedkd.spec import Catalogue, parameters, parse, summary
-    from simulations.data import PARTITIONS
+    from simulations.listing import CATALOGUES, listed, markdown
 
-    catalogues: dict[str, Catalogue[Any]] = {
-        "methods": METHODS,
-        "partitions": PARTITIONS,
-        "models": ARCHITECTURES,
-        "datasets": SOURCES,
-    }
-    kinds = [*catalogues]
-    if what is not None and what not in kinds:
-        raise UserError(f"list {what!r} is unknown: {nearest(what, kinds)}")
-    for kind in kinds if what is None else [what]:
+    if as_markdown:
+        out.print(markdown(), markup=False, end="")
+        return
+    if what is not None and what not in CATALOGUES:
+        raise UserError(f"list {what!r} is unknown: {nearest(what, CATALOGUES)}")
+    for kind in CATALOGUES if what is None else [what]:
         out.print(f"[bold]{kind}[/]")
-        for name in catalogues[kind].names:
-            entry = catalogues[kind].find(parse(name))
-            out.print(f"  [cyan]{escape(getattr(entry, 'usage', name))}[/]  {escape(summary(entry))}")
-            for parameter in parameters(entry):
+        for usage, description, known in listed(kind):
+            out.print(f"  [cyan]{escape(usage)}[/]  {escape(description)}")
+            for parameter in known:
                 head = f"{parameter.name}: {parameter.type} = {parameter.default}"
                 out.print(f"      {escape(head)}\n          [dim]{escape(parameter.help)}[/]")
 

@@ -23,6 +23,8 @@ from simulations.engine import RaySettings
 
 TABLES: dict[str, type[Any]] = {"pretrain": Pretraining, "train": Training, "ray": RaySettings}
 SPECS = ("method", "partition", "transfer")
+LISTS = ("students", "teachers")
+"""Keys whose value is a list: several such lists sweep."""
 SHIPPED = Path(__file__).parent / "recipes"
 _ORDER = ("dataset", "partition", "seed")
 """Keys that vary slowest."""
@@ -89,7 +91,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
             raise UserError(f"recipe key {key!r} is unknown; {nearest(key, known)}")
     if "method" not in flat:
         raise UserError("recipe key 'method' is missing; name at least one, for example method = \"kd\"")
-    values = {key: value if isinstance(value, list) else [value] for key, value in flat.items()}
+    values = {key: _options(key, value) for key, value in flat.items()}
     for key, options in values.items():
         if not options:
             raise UserError(f"recipe key {key!r} is an empty list; give at least one value")
@@ -115,6 +117,13 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
 
 def check(federation: Federation) -> None:
     """Raise UserError where the specs of a federation cannot be run together; reads no data."""
+    for key, ids in (("students", federation.students), ("teachers", federation.teachers)):
+        if absent := [client for client in ids if client >= federation.clients]:
+            raise UserError(
+                f"recipe key {key!r}: there is no client {absent[0]}; clients are 0 to {federation.clients - 1}"
+            )
+        if len(set(ids)) < len(ids):
+            raise UserError(f"recipe key {key!r}: {list(ids)} names a client twice")
     labelled = transfer_set(federation.transfer).labelled
     partition_strategy(federation.partition)
     for model in dict.fromkeys(federation.client_models):
@@ -159,6 +168,16 @@ def _override(text: str) -> tuple[str, Any]:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value.strip()  # a bare word is text: --set method=kd
+
+
+def _options(key: str, value: Any) -> list[Any]:
+    """What a recipe gives for one key: the values of a sweep, or the only one."""
+    if not isinstance(value, list):
+        return [value]
+    if key in LISTS:
+        nested = any(isinstance(item, list) for item in value)
+        return [tuple(item) if isinstance(item, list) else item for item in value] if nested else [tuple(value)]
+    return value
 
 
 def canonical(option: Any) -> Any:

@@ -166,7 +166,7 @@ class TestSettings:
         for federation in expand("sweep", SWEEP).federations:
             settings = settings_of(federation)
             assert expand("again", settings).federations == (federation,)
-            assert all(isinstance(value, (str, int, float)) for value in settings.values())
+            assert all(isinstance(value, (str, int, float, tuple)) for value in settings.values())
 
     def test_they_are_all_keys_of_a_recipe_but_ray(self) -> None:
         settings = settings_of(one())
