@@ -1,173 +1,79 @@
-"""The file that a partition is kept in: who holds which training sample, and a hash that says so."""
+"""The split that a file holds: a partition that was made before, or elsewhere."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+import re
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 
-from partitions.contract import Indices, PartitionError, misplaced
+from partitions.contract import STRICT, Partition, PartitionError, Samples, Strategy
+from partitions.deal import Deal
 
-KEYS = ("strategy", "dataset", "seed", "sha256", "clients", "transfer", "val", "dropped")
 
+@dataclass(frozen=True, config=STRICT)
+class Manifest(Strategy):
+    """The split kept in a file, as `fedkd partition --out FILE.json` writes it: every sample to its owner there.
 
-@dataclass(frozen=True, eq=False)
-class Manifest:
-    """One partition of one data set: disjoint positions in the data set's training array."""
+    A client's own and its validation samples are its own again. What the file gives to no client is dropped.
+    Transforms and false labels are not in the file: add their terms again.
+    """
 
-    strategy: str
-    """Spec string that dealt the samples."""
+    file: str
+    """path of the JSON file"""
 
-    dataset: str
-    """Source string of the data set."""
+    def split(self, samples: Samples, clients: int, rng: np.random.Generator) -> Partition:
+        """Give each sample to whom the file gives its position in the training array; nothing is left to chance."""
+        del rng
+        deal = self._load(clients)
+        positions = np.arange(len(samples)) if samples.positions is None else samples.positions
+        place = np.full(1 + positions.max(initial=-1), -1)
+        place[positions] = np.arange(len(samples))
+        val = deal.val if isinstance(deal.val, tuple) else (np.empty(0, np.int64),) * clients
+        shards = []
+        for client, listed in enumerate(map(np.concatenate, zip(deal.clients, val, strict=True))):
+            known = place[listed[listed < len(place)]]
+            shards.append(known[known >= 0])
+            if not len(shards[-1]):
+                raise PartitionError(
+                    f"file={self.file!r}: of the {len(samples)} samples that are to be dealt, the file gives none to "
+                    f"client {client}; use the data set, transfer set and seed that it was made with"
+                )
+        return Partition(tuple(shards), np.setdiff1d(np.arange(len(samples)), np.concatenate(shards)))
 
-    seed: int
-    """Seed of the deal."""
+    def read(self, dataset: str, n: int, n_test: int, clients: int) -> Deal:
+        """The whole deal of the file, transfer set and local tests included, for a data set and so many clients.
 
-    clients: tuple[Indices, ...]
-    """One (n_i,) array of private training positions a client."""
-
-    transfer: Indices
-    """(t,) positions of the transfer set, known to all."""
-
-    val: tuple[Indices, ...] | Indices
-    """One (v_i,) array a client where validation is local, a flat (v,) array where the server holds it."""
-
-    dropped: Indices = field(default_factory=lambda: np.empty(0, np.int64))
-    """(d,) positions that belong to nobody."""
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of every field, order within arrays included; independent of how the file is laid out."""
-        digest = hashlib.sha256(json.dumps([self.strategy, self.dataset, self.seed]).encode())
-        for name, indices in self._parts():
-            digest.update(f"|{name} {len(indices)}|".encode())
-            digest.update(np.ascontiguousarray(indices, "<i8").tobytes())
-        return digest.hexdigest()
-
-    def _parts(self) -> Iterator[tuple[str, Indices]]:
-        yield from ((f"clients[{i}]", indices) for i, indices in enumerate(self.clients))
-        yield "transfer", self.transfer
-        if isinstance(self.val, tuple):
-            yield from ((f"val[{i}]", indices) for i, indices in enumerate(self.val))
-        else:
-            yield "val", self.val
-        yield "dropped", self.dropped
-
-    def checked(self, n: int | None = None) -> Manifest:
-        """This manifest, after it was made sure that all its indices are disjoint and lie in range(n).
-
-        Without `n`, the length of the training array, only the upper bound goes unchecked.
-        Raises PartitionError naming the two places that hold the same index, or the index out of range.
+        `n` and `n_test` are the lengths of the training and the test array. Data sets are the same if their source
+        strings are but for the folder that a file lies in.
+        Raises PartitionError where the file cannot be read, is not whole, or was made for something else.
         """
-        if isinstance(self.val, tuple) and len(self.val) != len(self.clients):
-            raise PartitionError(f"val has {len(self.val)} lists for {len(self.clients)} clients; one each is needed")
-        if fault := misplaced(self._parts(), n):
-            raise PartitionError(fault)
-        return self
-
-    def counts(self, labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-        """(clients, classes) private samples of each class, from the (n,) labels of the training array."""
-        return np.stack([np.bincount(labels[indices], minlength=classes) for indices in self.clients])
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON atomically; PartitionError where the parts overlap or the file cannot be written."""
-        self.checked()
-        val = [part.tolist() for part in self.val] if isinstance(self.val, tuple) else self.val.tolist()
-        clients = [part.tolist() for part in self.clients]
-        values = [self.strategy, self.dataset, self.seed, self.sha256]
-        values += [clients, self.transfer.tolist(), val, self.dropped.tolist()]
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        deal = self._load(clients)
+        if _moved(deal.dataset) != _moved(dataset):
+            raise PartitionError(
+                f"file={self.file!r} splits the data set {deal.dataset!r}, not {dataset!r}; use it with its own"
+            )
         try:
-            try:
-                partial.write_text(json.dumps(dict(zip(KEYS, values, strict=True))) + "\n", encoding="utf-8")
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise PartitionError(f"{target}: the manifest cannot be written ({error.strerror})") from error
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Manifest:
-        """Read a manifest and hold it to its hash.
-
-        Raises PartitionError, naming the file and the key, on a missing or torn file, wrong keys or types,
-        indices that overlap, and contents that do not match `sha256`.
-        """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PartitionError(f"{path}: the manifest cannot be read ({error.strerror})") from error
-        except (ValueError, RecursionError) as error:
-            raise PartitionError(f"{path}: not JSON ({error})") from error
-        try:
-            return _parse(content)
+            return deal.checked(n, n_test)
         except PartitionError as error:
-            raise PartitionError(f"{path}: {error}") from error
+            raise PartitionError(
+                f"file={self.file!r} does not fit {dataset!r} with its {n} training and {n_test} test samples: {error}"
+            ) from error
+
+    def _load(self, clients: int) -> Deal:
+        deal = Deal.load(Path(self.file).expanduser())
+        if len(deal.clients) != clients:
+            raise PartitionError(
+                f"file={self.file!r} splits among {len(deal.clients)} clients, not {clients}; "
+                f"set clients = {len(deal.clients)}"
+            )
+        return deal
 
 
-def _parse(content: Any) -> Manifest:
-    if not isinstance(content, dict):
-        raise PartitionError(f"a manifest is a JSON object with {', '.join(KEYS)}, not {_kind(content)}")
-    if wrong := sorted(set(content) ^ set(KEYS)):
-        state = "is missing" if wrong[0] in KEYS else "is unknown"
-        raise PartitionError(f"key {wrong[0]!r} {state}; a manifest has {', '.join(KEYS)}")
-    for key in ("strategy", "dataset", "sha256"):
-        if not isinstance(content[key], str):
-            raise PartitionError(f"{key} must be a string, not {_kind(content[key])}")
-    if type(content["seed"]) is not int:
-        raise PartitionError(f"seed must be an integer, not {_kind(content['seed'])}")
-    clients = _lists("clients", content["clients"])
-    if not clients:
-        raise PartitionError("clients is empty; at least one list of indices is needed")
-    val = content["val"]
-    local = isinstance(val, list) and any(isinstance(part, list) for part in val)
-    manifest = Manifest(
-        content["strategy"],
-        content["dataset"],
-        content["seed"],
-        clients,
-        _indices("transfer", content["transfer"]),
-        _lists("val", val) if local else _indices("val", val),
-        _indices("dropped", content["dropped"]),
-    ).checked()
-    if manifest.sha256 != content["sha256"]:
-        raise PartitionError(
-            f"sha256 is {content['sha256']!r}, but the contents hash to {manifest.sha256!r}: "
-            f"the file was changed after it was written; make it again with `fedkd partition`"
-        )
-    return manifest
-
-
-def _lists(key: str, value: Any) -> tuple[Indices, ...]:
-    if not isinstance(value, list):
-        raise PartitionError(f"{key} must be a list of lists of indices, not {_kind(value)}")
-    return tuple(_indices(f"{key}[{i}]", part) for i, part in enumerate(value))
-
-
-def _indices(key: str, value: Any) -> Indices:
-    if not isinstance(value, list):
-        raise PartitionError(f"{key} must be a list of indices, not {_kind(value)}")
-    # A bool is an int to Python, and numpy would round a float: neither is an index.
-    for index in value:
-        if type(index) is not int:
-            raise PartitionError(f"{key} holds {json.dumps(index)[:40]}; indices must be integers")
-    try:
-        return np.array(value, np.int64)
-    except OverflowError:
-        raise PartitionError(f"{key} holds an index beyond 64 bits") from None
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is called in JSON."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), f"the number {value}")
+def _moved(source: str) -> tuple[str, str, str]:
+    """What stays of a source string when its file is moved: kind, last part of the path, parameters."""
+    found = re.fullmatch(r"(?P<kind>[^:(]*):?(?P<path>.*?)(?P<call>\(.*\))?", source, re.DOTALL)
+    assert found is not None  # every string is of this form
+    # Windows paths know both slashes.
+    return found["kind"], PureWindowsPath(found["path"]).name, found["call"] or ""

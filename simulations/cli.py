@@ -162,15 +162,14 @@ def partition(
     ] = None,
 ) -> None:
     """Show and save one partition: table, picture, manifest."""
-    from analysis.files import replacing
-    from analysis.shards import PICTURES, partition_measures
-    from analysis.style import legend_below, panels, styled, wrap
+    from analysis.shards import PICTURES
     from fedkd.data import load
     from fedkd.errors import UserError, nearest
     from fedkd.federation import Federation
-    from simulations.data import deal
+    from simulations import dealt
     from simulations.progress import Bar
     from simulations.recipe import canonical
+    from simulations.splits import deal
 
     if kind not in PICTURES:
         raise UserError(f"--kind {kind!r} is unknown: {nearest(kind, PICTURES)}")
@@ -183,37 +182,19 @@ def partition(
             raise UserError(f"{file}: is a folder; give the name of a file")
     with Bar(out) as bar:
         source = load(dataset, bar.preparing)
-    federation = Federation(
-        "local", dataset=dataset, partition=canonical(spec), clients=clients, seed=seed, transfer=transfer
+    made = deal(
+        Federation("local", dataset=dataset, partition=canonical(spec), clients=clients, seed=seed, transfer=transfer),
+        source,
     )
-    dealt = deal(federation, source)
-    counts = dealt.counts(source.labels[source.train].numpy(), len(source.classes))
-    measures = partition_measures(counts)
-    table = Table(title=f"{dealt.strategy} on {dataset}, seed {seed}", title_justify="left")
-    table.add_column("client", justify="right")
-    for column in measures.columns:
-        table.add_column(str(column), justify="right")
-    for name in source.classes:
-        table.add_column(name, justify="right", style="dim")
-    for client, row in enumerate(measures.itertuples(index=False)):
-        table.add_row(
-            str(client), *(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row), *map(str, counts[client])
-        )
-    out.print(table)
-    out.print(
-        f"private {sum(map(len, dealt.clients))}, validation {sum(map(len, dealt.val))}, "
-        f"transfer {len(dealt.transfer)}, dropped {len(dealt.dropped)}; sha256 {dealt.sha256[:16]}…"
-    )
+    counts = made.counts(source.labels[source.train].numpy(), len(source.classes))
+    out.print(dealt.table(made, counts, source.classes))
+    for line in dealt.words(made):
+        out.print(escape(line))
     if manifest is not None:
-        dealt.save(manifest)
+        made.save(manifest)
         out.print(f"manifest: {escape(str(manifest))}")
     if plot is not None:
-        with styled(), replacing(plot) as temporary:
-            figure, (ax,) = panels(1, width=6.0, height=3.4, extra=0.5 if kind == "bars" else 0.0)
-            PICTURES[kind](counts, source.classes, ax).set_title(wrap(f"{dealt.strategy}, {dataset}, seed {seed}", 70))
-            if kind == "bars":
-                legend_below(figure, [ax])
-            figure.savefig(temporary, format=plot.suffix[1:])
+        dealt.draw(made, counts, source.classes, kind, plot)
         out.print(f"picture: {escape(str(plot))}")
 
 

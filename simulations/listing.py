@@ -9,7 +9,7 @@ from fedkd.data import SOURCES
 from fedkd.method import METHODS
 from fedkd.models import ARCHITECTURES
 from fedkd.spec import Catalogue, Parameter, parameters, parse, summary
-from simulations.data import PARTITIONS
+from simulations.splits import PARTITIONS
 
 CATALOGUES: dict[str, Catalogue[Any]] = {
     "methods": METHODS,

@@ -18,8 +18,9 @@ from fedkd.federation import Federation
 from fedkd.models import ARCHITECTURES
 from fedkd.node import Pretraining, Training
 from fedkd.spec import parse, terms
-from simulations.data import partition_strategy, transfer_set
 from simulations.engine import RaySettings
+from simulations.splits import partition_strategy
+from simulations.transfer import transfer_set
 
 TABLES: dict[str, type[Any]] = {"pretrain": Pretraining, "train": Training, "ray": RaySettings}
 SPECS = ("method", "partition", "transfer")

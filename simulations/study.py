@@ -20,15 +20,18 @@ from fedkd.data import load
 from fedkd.errors import UserError
 from fedkd.federation import Federation
 from fedkd.holdings import Row
+from fedkd.keeping import kept_model
+from fedkd.node import SERVER
 from fedkd.rounds import Rounds
 from fedkd.spec import parse
 from simulations import engine
-from simulations.data import load_holdings, manifest, own_files
+from simulations.data import load_holdings
 from simulations.engine import Lane
 from simulations.journal import Journal
 from simulations.provenance import commit, hardware, versions
 from simulations.queue import Queue
 from simulations.recipe import Recipe, settings_of
+from simulations.splits import manifest, own_files
 
 
 class Watcher:
@@ -83,8 +86,11 @@ class Study:
         splits = self._prepare(watcher)
         with self._folder():
             self._describe(splits)
-            pending = [(federation, self.open(federation)) for federation in self.recipe.federations]
-            pending = [(f, journal) for f, journal in pending if journal.complete() < f.rounds]
+            journals = [(federation, self.open(federation)) for federation in self.recipe.federations]
+            pending = [(f, journal) for f, journal in journals if journal.complete() < f.rounds]
+            for federation, journal in journals:
+                if journal.complete() >= federation.rounds:
+                    self._keep_models(federation, self._store(journal))  # a kill may have come before it
             watcher.begins(len(pending), sum(f.rounds - journal.complete() for f, journal in pending))
             failures: list[str] = []
             # Flower's nodes are dealt out in equal lanes: federations of one size run together.
@@ -199,6 +205,18 @@ class Study:
         partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
         partial.replace(path)
 
+    def _store(self, journal: Journal) -> Path:
+        return (self.out / "state" / str(journal.header["federation"])).absolute()
+
+    def _keep_models(self, federation: Federation, store: Path) -> None:
+        """Move the kept models of a complete federation to `models/<federation>`, and forget the rest of its state."""
+        for client in range(federation.clients if federation.save != "none" else 0):
+            if (model := kept_model(store, client)).is_file():
+                folder = self.out / "models" / store.name
+                folder.mkdir(parents=True, exist_ok=True)
+                model.replace(folder / f"client-{client}.safetensors")
+        shutil.rmtree(store, ignore_errors=True)
+
     def _drive(self, lanes: list[Lane], queue: Queue, watcher: Watcher, failures: list[str]) -> None:
         crashes: list[BaseException] = []
 
@@ -227,11 +245,11 @@ class Study:
         watcher: Watcher,
         failures: list[str],
     ) -> None:
-        store = (self.out / "state" / journal.header["federation"]).absolute()
+        store = self._store(journal)
         accuracy: dict[int, float] = {}
 
         def on_round(number: int, rows: list[Row]) -> None:
-            journal.append(number, rows)
+            journal.append(number, rows if number else [*rows, *skew_rows(federation)])
             accuracy[number] = _mean_accuracy(rows)
             queue.started(federation)
             with self._lock:
@@ -259,7 +277,7 @@ class Study:
             return
         finally:
             queue.started(federation)
-        shutil.rmtree(store, ignore_errors=True)
+        self._keep_models(federation, store)
         with self._lock:
             watcher.finished(federation, accuracy)
 
@@ -271,6 +289,17 @@ def identify(federation: Federation) -> str:
         for file in own_files(text):
             digest.update(file.read_bytes())
     return f"{parse(federation.method).name}-{digest.hexdigest()[:12]}"
+
+
+def skew_rows(federation: Federation) -> list[Row]:
+    """How skewed the partition is, as rows of the start; measures as in `partitions.measures`."""
+    measures = manifest(federation).measures
+    names = {"samples": "train_samples", "classes": "train_classes"}
+    rows: list[Row] = []
+    for name, value in measures.items():
+        each = enumerate(value) if isinstance(value, list) else [(SERVER, value)]
+        rows += [(client, "", names.get(name, name), float(v)) for client, v in each if v is not None]
+    return rows
 
 
 def _mean_accuracy(rows: list[Row]) -> float:

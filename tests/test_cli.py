@@ -15,8 +15,8 @@ from fedkd.data import SOURCES, load
 from fedkd.method import METHODS
 from fedkd.models import ARCHITECTURES
 from fedkd.spec import Catalogue, parameters, parse, summary
-from partitions.manifest import Manifest
-from simulations.data import PARTITIONS
+from partitions.deal import Deal
+from simulations.splits import PARTITIONS
 from tests.conftest import FEDKD, TINY, Call, Process, assert_same_numbers, numbers, written
 
 CATALOGUES: dict[str, Any] = {"methods": METHODS, "partitions": PARTITIONS, "models": ARCHITECTURES}
@@ -226,14 +226,14 @@ class TestPartition:
         assert (ended.code, ended.err) == (0, "")
         content = json.loads((tmp_path / "split.json").read_text())
         promised = {"strategy", "dataset", "seed", "sha256", "clients", "transfer", "val"}
-        assert set(content) - {"dropped"} == promised
+        assert set(content) == promised | {"dropped", "local_test", "transfer_dataset", "measures"}
         assert content["strategy"] == "dirichlet(alpha=0.5)"
         assert (content["dataset"], content["seed"]) == ("digits", 3)
         assert content["sha256"][:16] in ended.out
 
     def test_deals_every_training_sample_once(self, call: Call, tmp_path: Path) -> None:
         call("partition", "pathological(classes=2)", "--clients", "5", "--out", "split.json")
-        split = Manifest.load(tmp_path / "split.json")
+        split = Deal.load(tmp_path / "split.json")
         assert len(split.clients) == len(split.val) == 5
         parts = [*split.clients, *split.val, split.transfer, split.dropped]
         assert sorted(np.concatenate(parts).tolist()) == list(range(len(load("digits").train)))
@@ -242,17 +242,17 @@ class TestPartition:
         call("run", study, "--engine", "inline", "--out", "here", "--set", "partition=dirichlet(alpha=0.5)")
         call("partition", "dirichlet(alpha=0.5)", "--clients", "3", "--out", "split.json")
         (used,) = json.loads((tmp_path / "here" / "study.json").read_text())["partitions"]
-        assert used["sha256"] == Manifest.load(tmp_path / "split.json").sha256
+        assert used["sha256"] == Deal.load(tmp_path / "split.json").sha256
 
     def test_another_seed_is_another_deal(self, call: Call, tmp_path: Path) -> None:
         for seed in (0, 1):
             call("partition", "iid", "--seed", seed, "--out", f"{seed}.json")
-        assert Manifest.load(tmp_path / "0.json").sha256 != Manifest.load(tmp_path / "1.json").sha256
+        assert Deal.load(tmp_path / "0.json").sha256 != Deal.load(tmp_path / "1.json").sha256
 
     def test_prints_what_every_client_holds(self, call: Call, tmp_path: Path) -> None:
         ended = call("partition", "iid", "--clients", "3", "--out", "split.json")
         rows = [line.split() for line in ended.out.splitlines()]
-        for client, shard in enumerate(Manifest.load(tmp_path / "split.json").clients):
+        for client, shard in enumerate(Deal.load(tmp_path / "split.json").clients):
             (row,) = [row for row in rows if str(len(shard)) in row and f"{client}" in row[:2]]
             source = load("digits")
             counts = np.bincount(source.labels[source.train].numpy()[shard], minlength=10)

@@ -20,7 +20,8 @@ from fedkd.holdings import Holdings, Judgement
 from fedkd.models import Model
 from fedkd.node import SERVER, Data, Node, Training
 from fedkd.streams import stream
-from simulations.data import load_holdings, manifest
+from simulations.data import load_holdings
+from simulations.splits import manifest
 from tests.small import (
     CLASSES,
     LABELLED,

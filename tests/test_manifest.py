@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from partitions.contract import PartitionError
-from partitions.manifest import Manifest
+from partitions.deal import Deal
 
 
 def array(*indices: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array(indices, np.int64)
 
 
-def make(**changes: Any) -> Manifest:
+def make(**changes: Any) -> Deal:
     fields: dict[str, Any] = {
         "strategy": "dirichlet(alpha=0.5)",
         "dataset": "digits",
@@ -27,7 +27,7 @@ def make(**changes: Any) -> Manifest:
         "val": (array(5), array(), array(8)),
         "dropped": array(6),
     }
-    return Manifest(**(fields | changes))
+    return Deal(**(fields | changes))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 def test_round_trip(path: Path, val: Any) -> None:
     manifest = make(val=val)
     manifest.save(path)
-    loaded = Manifest.load(path)
+    loaded = Deal.load(path)
     assert loaded.sha256 == manifest.sha256
     assert (loaded.strategy, loaded.dataset, loaded.seed) == ("dirichlet(alpha=0.5)", "digits", 3)
     assert [c.tolist() for c in loaded.clients] == [[4, 0], [7], [9, 2]]
@@ -51,13 +51,14 @@ def test_round_trip(path: Path, val: Any) -> None:
 def test_keys_are_the_contract(path: Path) -> None:
     make().save(path)
     content = json.loads(path.read_text())
-    assert set(content) == {"strategy", "dataset", "seed", "sha256", "clients", "transfer", "val", "dropped"}
+    promised = {"strategy", "dataset", "seed", "sha256", "clients", "transfer", "val", "dropped"}
+    assert set(content) == promised | {"local_test", "transfer_dataset", "measures"}
 
 
 def test_the_hash_is_of_the_contents_not_of_the_layout(path: Path) -> None:
     make().save(path)
     path.write_text(json.dumps(json.loads(path.read_text()), indent=4, sort_keys=True))
-    assert Manifest.load(path).sha256 == make().sha256
+    assert Deal.load(path).sha256 == make().sha256
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_what_is_wrong_in_a_file_is_named(path: Path, key: str, value: Any, mess
     make().save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(PartitionError, match=message) as caught:
-        Manifest.load(path)
+        Deal.load(path)
     assert str(caught.value).startswith(str(path))
 
 
@@ -115,30 +116,30 @@ def test_missing_and_unknown_keys(path: Path) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in content.items() if k != "val"}))
     with pytest.raises(PartitionError, match="key 'val' is missing"):
-        Manifest.load(path)
+        Deal.load(path)
     path.write_text(json.dumps(content | {"validation": []}))
     with pytest.raises(PartitionError, match="key 'validation' is unknown"):
-        Manifest.load(path)
+        Deal.load(path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"seed": 3'])
 def test_torn_files(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(PartitionError, match="not JSON"):
-        Manifest.load(path)
+        Deal.load(path)
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(PartitionError, match="cannot be read"):
-        Manifest.load(tmp_path / "none.json")
+        Deal.load(tmp_path / "none.json")
     with pytest.raises(PartitionError, match="cannot be written"):
         make().save(tmp_path / "none" / "partition.json")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(PartitionError, match="not a list"):
-        Manifest.load(tmp_path / "list.json")
+        Deal.load(tmp_path / "list.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PartitionError, match="not JSON"):
-        Manifest.load(tmp_path / "binary.json")
+        Deal.load(tmp_path / "binary.json")
 
 
 def test_checked_holds_indices_to_the_training_array() -> None:

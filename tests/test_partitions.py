@@ -137,7 +137,7 @@ class TestCheck:
             check(partition, make(4, 2), 1, IID())
 
     def test_one_transform_a_client(self) -> None:
-        partition = Partition((np.arange(2), np.arange(2, 4)), transforms=(lambda x, rng: x,))
+        partition = Partition((np.arange(2), np.arange(2, 4)), transforms=(lambda x, _: x,))
         with pytest.raises(PartitionError, match="1 transforms for 2 clients"):
             check(partition, make(4, 2), 2, IID())
 

@@ -1,4 +1,4 @@
-"""The files of a tar archive, read into memory: what is not unpacked cannot escape or be left behind."""
+"""The files of a tar or zip archive, read into memory: what is not unpacked cannot escape or be left behind."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import bz2
 import gzip
 import lzma
 import os
+import stat
 import tarfile
+import zipfile
 import zlib
+from collections.abc import Callable
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -17,6 +20,9 @@ from fedkd.errors import UserError
 
 LARGEST = 64 * 2**20
 """Bytes that one file may have: far above any image of a data set, far below what would fill the memory."""
+
+Wanted = Callable[[PurePosixPath], bool]
+"""Which files of an archive are read, by their relative names."""
 
 
 class _Readable(Protocol):
@@ -38,49 +44,93 @@ class _Remembering:
         return self.last
 
 
-def tar_files(path: str, suffixes: frozenset[str], progress: Progress) -> tuple[dict[str, bytes], set[str]]:
-    """(contents by name of the files with one of the suffixes, names of all folders) of a .tar[.gz|.bz2|.xz].
+def archive_files(
+    path: str, wanted: Wanted, progress: Progress, largest: int = LARGEST
+) -> tuple[dict[str, bytes], set[str]]:
+    """(contents by name of the wanted files, names of all folders) of a .zip or a .tar[.gz|.bz2|.xz].
 
-    Names are relative, with slashes; hidden files are left out. Raises UserError on an archive that is
-    damaged, cut short, or holds what no data set needs: absolute names, `..`, links, devices, huge images.
+    Names are relative, with slashes; hidden files are left out. What the archive is, is told by its first
+    bytes. Raises UserError on an archive that is damaged, cut short, or holds what no data set needs: absolute
+    names, `..`, links, devices, encrypted files, wanted files of more than `largest` bytes.
     """
-    files: dict[str, bytes] = {}
-    folders: set[str] = set()
+    kind = "tar"
     try:
-        with Path(path).expanduser().open("rb") as raw, _inflated(raw) as inflated:
-            size = os.fstat(raw.fileno()).st_size
-            watched = _Remembering(inflated)
-            with tarfile.open(fileobj=watched, mode="r:") as tar:  # type: ignore[call-overload]
-                for member in tar:
-                    name = _safe(member, path)
-                    if any(part.startswith(".") for part in name.parts):
-                        continue
-                    if member.isdir():
-                        folders.add(str(name))
-                    elif name.suffix.lower() in suffixes:
-                        if str(name) in files:
-                            raise UserError(f"{path} holds {name} twice; every name must be there once")
-                        if member.size > LARGEST:
-                            raise UserError(
-                                f"{path} is refused: {member.name!r} has {member.size:,} bytes; "
-                                f"{LARGEST:,} is the most for an image"
-                            )
-                        files[str(name)] = tar.extractfile(member).read()
-                        if len(files) % 1000 == 0:
-                            progress(f"reading {path}", raw.tell(), size)
-            if watched.last != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("the end of the archive is missing")
-            # On to the end of the compressed stream, where its checksum is.
-            while inflated.read(2**20):
-                pass
+        with Path(path).expanduser().open("rb") as raw:
+            found = _Found(path, wanted, progress, largest, raw)
+            kind = "zip" if raw.read(2) == b"PK" else "tar"
+            raw.seek(0)
+            (_read_zip if kind == "zip" else _read_tar)(found)
     except UserError:
         raise
-    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, ValueError) as error:
+    # RuntimeError is what zipfile raises for an encrypted file, NotImplementedError for an unknown compression.
+    except (
+        *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error),
+        *(EOFError, OSError, ValueError, RuntimeError, NotImplementedError),
+    ) as error:
         raise UserError(
-            f"{path} is damaged, cut short or no tar archive ({error}); get it again, or give a folder"
+            f"{path} is damaged, cut short or no {kind} archive ({error}); get it again, or give a folder"
         ) from error
-    progress(f"reading {path}", size, size)
-    return files, folders
+    progress(f"reading {path}", found.size, found.size)
+    return found.files, found.folders
+
+
+class _Found:
+    """What an archive holds, checked as it is found."""
+
+    def __init__(self, path: str, wanted: Wanted, progress: Progress, largest: int, raw: BufferedReader) -> None:
+        self.path, self.wanted, self.progress, self.largest, self.raw = path, wanted, progress, largest, raw
+        self.size = os.fstat(raw.fileno()).st_size
+        self.files: dict[str, bytes] = {}
+        self.folders: set[str] = set()
+
+    def add(self, written: str, kind: str, size: int, read: Callable[[], bytes]) -> None:
+        """One member: its name as written, "file", "folder", "link" or another kind, its bytes."""
+        name = PurePosixPath(written)
+        if name.is_absolute() or ".." in name.parts:
+            raise UserError(f"{self.path} is refused: the name {written!r} points outside of the archive")
+        if kind not in ("file", "folder"):
+            raise UserError(f"{self.path} is refused: {written!r} is {kind}; only plain files and folders are read")
+        if any(part.startswith(".") for part in name.parts):
+            return
+        if kind == "folder":
+            self.folders.add(str(name))
+        elif self.wanted(name):
+            if str(name) in self.files:
+                raise UserError(f"{self.path} holds {name} twice; every name must be there once")
+            if size > self.largest:
+                raise UserError(
+                    f"{self.path} is refused: {written!r} has {size:,} bytes; {self.largest:,} is the most for a file"
+                )
+            self.files[str(name)] = read()
+            if len(self.files) % 1000 == 0:
+                self.progress(f"reading {self.path}", self.raw.tell(), self.size)
+
+
+def _read_tar(found: _Found) -> None:
+    with _inflated(found.raw) as inflated:
+        watched = _Remembering(inflated)
+        with tarfile.open(fileobj=watched, mode="r:") as tar:  # type: ignore[call-overload]
+            for member in tar:
+                kind = "neither a file nor a folder"
+                if member.isreg() or member.isdir():
+                    kind = "folder" if member.isdir() else "file"
+                elif member.issym() or member.islnk():
+                    kind = "a link"
+                found.add(member.name, kind, member.size, lambda: tar.extractfile(member).read())  # noqa: B023
+        if watched.last != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("the end of the archive is missing")
+        # On to the end of the compressed stream, where its checksum is.
+        while inflated.read(2**20):
+            pass
+
+
+def _read_zip(found: _Found) -> None:
+    with zipfile.ZipFile(found.raw) as archive:
+        for member in archive.infolist():
+            mode = member.external_attr >> 16
+            kind = "folder" if member.is_dir() else "a link" if stat.S_ISLNK(mode) else "file"
+            # Reading stops at the size that is announced, and compares the checksum.
+            found.add(member.filename, kind, member.file_size, lambda: archive.read(member))  # noqa: B023
 
 
 def _inflated(raw: BufferedReader) -> BufferedReader | BufferedIOBase:
@@ -94,13 +144,3 @@ def _inflated(raw: BufferedReader) -> BufferedReader | BufferedIOBase:
     if start.startswith(b"BZh"):
         return bz2.open(raw)
     return raw
-
-
-def _safe(member: tarfile.TarInfo, path: str) -> PurePosixPath:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise UserError(f"{path} is refused: the name {member.name!r} points outside of the archive")
-    if not (member.isreg() or member.isdir()):
-        kind = "a link" if member.issym() or member.islnk() else "neither a file nor a folder"
-        raise UserError(f"{path} is refused: {member.name!r} is {kind}; only plain files and folders are read")
-    return name

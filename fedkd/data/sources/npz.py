@@ -18,22 +18,27 @@ from fedkd.errors import UserError
 from fedkd.spec import STRICT
 
 
+BORDER = "is_test"
+
+
 @dataclass(frozen=True, config=STRICT)
 class Npz(Source):
     """`images` uint8 (n, h, w[, c]) and `labels` (n,) from a NumPy archive; further arrays become columns.
 
-    A boolean array `is_test` (n,) is the border; without it a seeded sixth of every class is for testing.
-    Arrays whose first length is not n are left out.
+    A boolean array (n,), `is_test` or the one that `test` names, is the border; without it a seeded sixth of
+    every class is for testing. Arrays whose first length is not n are left out.
     """
 
     usage = "npz:FILE"
 
     argument: str
     """path"""
+    test: str = BORDER
+    """name of the boolean array that says which images are for testing; "": a seeded sixth of every class"""
 
     def stamp(self) -> object:
-        """Path, size and time of the file."""
-        return file_stamp(self.argument)
+        """Path, size and time of the file, and the border."""
+        return [file_stamp(self.argument), self.test]
 
     def prepare(self, progress: Progress) -> Prepared:
         """Read and check all arrays of the archive."""
@@ -47,12 +52,14 @@ class Npz(Source):
         n = len(images)
         if len(labels) != n:
             raise UserError(f"{where} has {n} images but {len(labels)} labels; one each is needed")
-        border = arrays.pop("is_test", None)
+        border = arrays.pop(self.test, None)
         if border is None:
+            if self.test not in ("", BORDER):
+                raise UserError(f"{where} has no array {self.test!r} (test={self.test!r}); {_flags(arrays, n)}")
             test = seeded_test(labels, 1 / 6, where)
         elif border.dtype != np.bool_ or border.shape != (n,) or border.all() or not border.any():
             raise UserError(
-                f"{where}: is_test is {border.dtype} of shape {border.shape}"
+                f"{where}: {self.test} is {border.dtype} of shape {border.shape}"
                 f"{f' with {border.sum()} true' if border.dtype == np.bool_ else ''}; "
                 f"it must be bool of shape ({n},), true for some images and false for others"
             )
@@ -61,6 +68,12 @@ class Npz(Source):
         columns = {key: array for key, array in arrays.items() if array.shape[:1] == (n,) and array.nbytes}
         classes = tuple(str(c) for c in range(int(labels.max()) + 1))
         return Prepared(images, 255, labels, classes, test, columns)
+
+
+def _flags(arrays: dict[str, NDArray[Any]], n: int) -> str:
+    """Which arrays could be the border."""
+    found = [key for key, array in arrays.items() if array.dtype == np.bool_ and array.shape == (n,)]
+    return f"boolean arrays of shape ({n},) are {', '.join(found)}" if found else "it has no boolean array"
 
 
 def _read(where: str, progress: Progress) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,1 @@
+"""What several architectures share; no file here is an architecture by itself."""

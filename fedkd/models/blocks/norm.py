@@ -1,0 +1,81 @@
+"""Normalisation, initial weights and size checks of convolutional networks for small images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from fedkd.errors import UserError
+from fedkd.models.architecture import Model, Shape
+
+Norm = Literal["group", "batch"]
+
+GROUP = 8
+"""Channels a group at least, where so many divide the width: enough values for statistics even of a 1×1 map."""
+
+
+def normalised(kind: Norm, channels: int) -> nn.Module:
+    """GroupNorm (Wu & He 2018), or BatchNorm2d, over (n, channels, height, width).
+
+    Batch statistics mix what the samples of a batch hold, and running ones, what a client holds; clients with unlike
+    data average them into statistics of nobody (Hsieh et al. 2020). GroupNorm looks at one sample at a time.
+    """
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(groups(channels), channels)
+
+
+def groups(channels: int) -> int:
+    """The largest number of groups that divides `channels` and leaves at least `GROUP` channels in each, or one."""
+    return next(count for count in range(max(channels // GROUP, 1), 0, -1) if channels % count == 0)
+
+
+class BatchModel(Model):
+    """A model with batch statistics. Running ones are buffers: they travel in its state like weights."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """(n, width) inputs of the head; a lone sample has no batch statistics and gets the running ones."""
+        if not self.training or len(x) != 1:
+            return super().features(x)
+        self.body.eval()
+        try:
+            return super().features(x)
+        finally:
+            self.body.train()
+
+
+def convolutional(body: nn.Module, width: int, classes: int, norm: Norm) -> Model:
+    """The model on top of `body`, (n, width) features, with He's initial weights in its convolutions.
+
+    The head starts at PyTorch's own default, as in every other architecture here.
+    """
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return BatchModel(body, width, classes) if norm == "batch" else Model(body, width, classes)
+
+
+def at_least(name: str, shape: Shape, side: int) -> None:
+    """Raise UserError where an image is smaller than `side`, the factor by which the network shrinks it."""
+    if min(shape[1:]) < side:
+        height, width = shape[1:]
+        raise UserError(
+            f"model {name}: images are {height}×{width}; it needs at least {side}×{side} (mlp takes any size)"
+        )
+
+
+def conv_norm(
+    inputs: int, outputs: int, norm: Norm, kernel: int = 3, stride: int = 1, *, depthwise: bool = False
+) -> list[nn.Module]:
+    """A convolution without bias, which keeps the size at stride 1, and its normalisation."""
+    separate = inputs if depthwise else 1
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=separate, bias=False),
+        normalised(norm, outputs),
+    ]
+
+
+def pooled() -> list[nn.Module]:
+    """The mean over all places: (n, c, h, w) → (n, c)."""
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten()]

@@ -1,0 +1,191 @@
+"""Who holds which sample: data set × partition × transfer set → one deal, the content of a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from fedkd.data import Dataset, cache_root, load
+from fedkd.errors import UserError
+from fedkd.federation import Federation
+from fedkd.spec import Catalogue, parse, terms
+from fedkd.store import alone
+from partitions.composition import Skew, Sum, Thinning, composed
+from partitions.contract import Partition, PartitionError, Samples, Strategy, apply, stream
+from partitions.deal import Deal
+from partitions.holdout import hold_out
+from partitions.manifest import Manifest
+from partitions.measures import skew
+from simulations.transfer import check_labels, hold_transfer, transfer_set
+
+PARTITIONS: Catalogue[Strategy] = Catalogue("partition", "partitions", Strategy)  # type: ignore[type-abstract]
+SCHEMA = 2
+"""Raise when the same settings would give another split."""
+VALIDATION = 0.1
+"""Share of each client's shard that is kept for validation."""
+
+
+def partition_strategy(text: str) -> Strategy:
+    """The strategy that a recipe's `partition` names: one, or a sum of several.
+
+    Raises:
+        UserError: an unknown name or parameter, or terms that cannot be added.
+    """
+    parts = terms(text, "+")
+    try:
+        return composed([PARTITIONS.build(part) for part in parts], parts)
+    except PartitionError as error:
+        raise UserError(f"partition {text}: {error}") from error
+
+
+def own_files(text: str) -> list[Path]:
+    """The user's own files that a spec string or a sum of them names: Python files, and manifests."""
+    specs = [parse(part) for part in terms(text, "+")]
+    named = [spec.file for spec in specs] + [spec.arguments.get("file") for spec in specs if spec.name == "manifest"]
+    return [Path(file).expanduser() for file in named if file]
+
+
+def deal(federation: Federation, dataset: Dataset) -> Deal:
+    """Deal a data set: transfer set first, then the clients' shards, validation out of each, and the local tests.
+
+    Raises:
+        UserError: the partition cannot be made; the message says why.
+    """
+    try:
+        check_labels(federation.transfer, dataset)
+        strategy = partition_strategy(federation.partition)
+        parts = _parts(strategy)
+        for part in parts:
+            if isinstance(part, Manifest):
+                if any(isinstance(other, Thinning) for other in parts):
+                    raise PartitionError("a manifest says who holds what; terms that thin out cannot be added to it")
+                return _taken_over(part, federation, dataset)
+        return _dealt(strategy, federation, dataset)
+    except PartitionError as error:
+        raise UserError(f"partition {federation.partition}: {error}") from error
+
+
+def _dealt(strategy: Strategy, federation: Federation, dataset: Dataset) -> Deal:
+    held = hold_transfer(transfer_set(federation.transfer), dataset, federation.seed)
+    training, test = (_samples(dataset, part) for part in ("train", "test"))
+    samples = training.some(held.rest)
+    partition = apply(strategy, samples, federation.clients, federation.seed)
+    local = strategy.local_test(partition, samples, test, stream(federation.seed, "local_test"))
+    train, val = [], []
+    for client, shard in enumerate(partition.clients):
+        validating, kept = hold_out(held.rest[shard], VALIDATION, stream(federation.seed, f"val/{client}"))
+        if not len(validating):
+            raise PartitionError(
+                f"client {client} holds {len(shard)} samples; at least 2 are needed, one to train on and one to "
+                "validate; use fewer clients, a milder skew or a larger min_size"
+            )
+        train.append(kept)
+        val.append(validating)
+    counts = np.stack([np.bincount(training.labels[own], minlength=len(dataset.classes)) for own in train])
+    return Deal(
+        federation.partition,
+        federation.dataset,
+        federation.seed,
+        tuple(train),
+        held.transfer,
+        tuple(val),
+        np.concatenate([held.rest[partition.dropped], held.unused]),
+        local.clients,
+        transfer_set(federation.transfer).source,
+        skew(counts),
+    ).checked(len(training), len(test))
+
+
+def _taken_over(strategy: Manifest, federation: Federation, dataset: Dataset) -> Deal:
+    """The deal of a file, whole, with the transfer set that is in it."""
+    found = strategy.read(federation.dataset, len(dataset.train), len(dataset.test), federation.clients)
+    public = transfer_set(federation.transfer)
+    asked = len(hold_transfer(public, dataset, federation.seed).transfer)
+    if (found.transfer_dataset, len(found.transfer)) != (public.source, asked):
+        raise PartitionError(
+            f"the file holds a transfer set of {len(found.transfer)} samples of "
+            f"{found.transfer_dataset or found.dataset}, but transfer = {federation.transfer!r} asks for {asked} of "
+            f"{public.source or federation.dataset}; ask for the one in the file"
+        )
+    if not isinstance(found.val, tuple):
+        raise PartitionError("the file has one validation set for all; each client needs its own")
+    return found
+
+
+def manifest(federation: Federation) -> Deal:
+    """The deal of a federation: made once, then read from the cache by every process.
+
+    Raises:
+        UserError: see `deal`.
+    """
+    return _kept(federation.dataset, federation.partition, federation.clients, federation.seed, federation.transfer)
+
+
+@lru_cache(maxsize=64)
+def _kept(dataset: str, partition: str, clients: int, seed: int, transfer: str) -> Deal:
+    source, origin = load(dataset), transfer_set(transfer).source
+    identity = [SCHEMA, np.__version__, dataset, source.fingerprint, partition, clients, seed, transfer, VALIDATION]
+    identity += [load(origin).fingerprint] if origin else []
+    identity += [_digest(file) for file in own_files(partition)]
+    path = cache_root() / "partitions" / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]}.json"
+    with alone(path):
+        if path.is_file():
+            try:
+                return Deal.load(path)
+            except PartitionError:
+                path.unlink()  # damaged: dealt anew
+        federation = Federation(
+            "local", dataset=dataset, partition=partition, clients=clients, seed=seed, transfer=transfer
+        )
+        made = deal(federation, source)
+        made.save(path)
+        return made
+
+
+@lru_cache(maxsize=8)
+def altered(dataset: str, partition: str, clients: int, seed: int, transfer: str) -> Partition | None:
+    """What the partition changes in the samples that clients see: transforms, and labels by training position.
+
+    None where it changes nothing. A client's training and validation samples are one shard to it.
+    """
+    strategy = partition_strategy(partition)
+    source, split = load(dataset), _kept(dataset, partition, clients, seed, transfer)
+    training = _samples(source, "train")
+    assert isinstance(split.val, tuple)
+    shards = tuple(np.concatenate(own) for own in zip(split.clients, split.val, strict=True))
+    whole = Partition(shards)
+    if any(parse(part).file for part in terms(partition, "+")):
+        # A user's own strategy may change samples in the deal itself.
+        rest = np.sort(np.concatenate([*shards, split.dropped]))
+        dealt = apply(strategy, training.some(rest), clients, seed)
+        labels = training.labels.copy()
+        if dealt.labels is not None:
+            labels[rest] = dealt.labels
+        whole = Partition(shards, transforms=dealt.transforms, labels=None if dealt.labels is None else labels)
+    else:
+        for part in _parts(strategy):
+            if isinstance(part, Skew):
+                whole = part.alter(whole, training, stream(seed, "skew"))
+    return None if whole.transforms is None and whole.labels is None else whole
+
+
+def _parts(strategy: Strategy) -> tuple[Strategy, ...]:
+    return strategy.parts if isinstance(strategy, Sum) else (strategy,)
+
+
+def _samples(dataset: Dataset, part: str) -> Samples:
+    """What a strategy may look at of the training or the test array."""
+    index = dataset.train if part == "train" else dataset.test
+    columns = {name: column[index.numpy()] for name, column in dataset.columns.items()}
+    return Samples(dataset.labels[index].numpy(), columns)
+
+
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"partition: {file} cannot be read ({error.strerror})") from error
