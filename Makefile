@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test lint types check bench clean
+.PHONY: demo test lint types check bench docs clean
 
 demo: $(READY)          ## the main job on embedded data: table, figures, report in results/quickstart
 	$(BIN)/fedkd run quickstart --report
@@ -27,6 +27,10 @@ check: lint types test  ## what .ci/run does
 bench: $(READY)         ## what is fast, measured: see benchmarks/README.md
 	$(BIN)/python -m benchmarks.quickstart
 	$(BIN)/python -m benchmarks.floor
+
+docs: $(READY)          ## pages and figures that are made from the code
+	$(BIN)/fedkd list --markdown > docs/catalogue.md
+	$(BIN)/python -m docs.gallery
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

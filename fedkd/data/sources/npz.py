@@ -17,7 +17,6 @@ from fedkd.data.stamps import file_stamp
 from fedkd.errors import UserError
 from fedkd.spec import STRICT
 
-
 BORDER = "is_test"
 
 

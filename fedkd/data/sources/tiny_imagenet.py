@@ -59,7 +59,7 @@ def _is_wanted(name: str) -> bool:
 
 
 def _files(root: Path) -> list[Path]:
-    found = [*root.glob("train/*/images/*.JPEG"), *root.glob("val/images/*.JPEG")]
+    found = [*root.glob("train/*/images/[!.]*.JPEG"), *root.glob("val/images/[!.]*.JPEG")]
     return found + [root / name for name in (ANNOTATIONS, WORDS) if (root / name).is_file()]
 
 

@@ -1,0 +1,1 @@
+"""Pages and figures that are made from the code: `make docs`."""

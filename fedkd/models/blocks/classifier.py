@@ -1,0 +1,170 @@
+"""torchvision's classifiers without their last layer: built, measured, and filled with published weights."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fedkd.errors import UserError, nearest
+from fedkd.models.blocks.tensors import check_fit
+
+SIDES = (32, 64, 96, 128, 224, 299)
+"""Sides to which images are enlarged where a network cannot take them as they are: the first that it can take."""
+
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+"""Classifiers on the way, which helped to train googlenet and inception_v3; published weights still have them."""
+
+
+@dataclass(frozen=True)
+class Headless:
+    """A network whose last layer was taken away."""
+
+    body: nn.Module
+    """images (n, 3, side, side) → features (n, width)"""
+    head: str
+    """name of the layer that was taken away: a linear one, or a 1×1 convolution in front of a global mean"""
+    width: int
+    """of the features"""
+
+
+def known_models() -> list[str]:
+    """Names of all of torchvision's classifiers, sorted."""
+    import torchvision
+
+    return [str(name) for name in torchvision.models.list_models(module=torchvision.models)]
+
+
+def published_weights(name: str, weights: str) -> Any:
+    """The member `weights` of the model's own enum; it knows its `url` and its `transforms`.
+
+    Raises:
+        UserError: there is no such model, or it has no such weights.
+    """
+    import torchvision
+
+    if name not in (models := known_models()):
+        raise UserError(f"model torchvision:{name}: torchvision has no classifier {name!r}; {nearest(name, models)}")
+    if weights == "none":
+        return None
+    # Without aliases: DEFAULT would mean other weights in other versions of torchvision.
+    members = {member.name: member for member in torchvision.models.get_model_weights(name)}
+    if weights not in members:
+        hint = nearest(weights, [*members, "none"])
+        raise UserError(f"model torchvision:{name}: weights = {weights!r} are unknown; {hint}")
+    return members[weights]
+
+
+def headless(name: str, side: int, *, published: bool) -> Headless:
+    """The network `name` with freshly drawn weights, as published ones need it, without its last layer.
+
+    `side` is that of the images, which matters to vision transformers alone. Whatever draws random numbers in
+    training (dropout, stochastic depth) is switched off: it would draw from torch's global stream, and no number
+    could be had again.
+    """
+    import torchvision
+
+    settings: dict[str, Any] = {}
+    if name.startswith("vit_"):
+        settings["image_size"] = side
+    elif name in ("googlenet", "inception_v3"):
+        # The published weights expect inputs that are centred another way, to which they turn theirs themselves.
+        settings = {"aux_logits": False, "init_weights": True, "transform_input": published}
+    with _RealIndices():
+        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=1, **settings)
+    if name.startswith("mnasnet"):
+        # The original refuses every state that does not carry its version, as no plain one does.
+        network = nn.Sequential(
+            OrderedDict(
+                layers=network.layers, mean=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), classifier=network.classifier
+            )
+        )
+    head, layer = [
+        (path, module) for path, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
+    ][-1]
+    width = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    _replace(network, head, nn.Identity())
+    for path, module in list(network.named_modules()):
+        if isinstance(module, nn.Dropout):
+            _replace(network, path, nn.Identity())
+        elif isinstance(module, torchvision.ops.StochasticDepth):
+            module.p = 0.0
+    return Headless(network, head, width)
+
+
+@lru_cache(maxsize=256)
+def fitting_side(name: str, height: int, width: int, wanted: int, fixed: int, *, published: bool) -> int:
+    """The side to which images are brought: `wanted`, or 0 for images as they are, or the smallest of `SIDES`.
+
+    `fixed` is the only side that published weights of a vision transformer can take, or 0. Nothing is computed:
+    a forward pass on the meta device knows whether the shapes work out.
+
+    Raises:
+        UserError: the network cannot take images of this side.
+    """
+
+    def takes(height: int, width: int) -> bool:
+        # The meta device draws no numbers, but nothing here may: what follows must not depend on this cache.
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+            try:
+                found = headless(name, fixed or height, published=published)
+                return tuple(found.body(torch.empty(2, 3, height, width)).shape) == (2, found.width)
+            except (RuntimeError, ValueError, AssertionError, IndexError):
+                return False
+
+    def smallest(least: int) -> int | None:
+        sides = sorted({*SIDES, fixed, least} - {0})
+        return next((side for side in sides if side >= least and takes(side, side)), None)
+
+    if wanted:
+        if takes(wanted, wanted):
+            return wanted
+        other = smallest(wanted)
+        raise UserError(
+            f"model torchvision:{name}: it cannot take images of size = {wanted}; "
+            + (f"{other} will do" if other else f"try {fixed or SIDES[-1]}")
+        )
+    if takes(height, width):
+        return 0
+    side = smallest(max(height, width))
+    if side is None:
+        raise UserError(
+            f"model torchvision:{name}: images are {height}×{width}, and it takes neither these nor larger ones; give "
+            f"the size to which they are to be brought, as in size={fixed or SIDES[-1]}"
+        )
+    return side
+
+
+def filled(name: str, side: int, tensors: Mapping[str, Tensor], whose: str, *, published: bool) -> dict[str, Tensor]:
+    """torchvision's own state of the network `name`, as a state of `Headless.body`; its head is left out.
+
+    Raises:
+        UserError: `tensors` are another network's; begins with `whose`.
+    """
+    with torch.device("meta"):
+        found = headless(name, side, published=published)
+    state = OrderedDict(
+        (_renamed(key), tensor)
+        for key, tensor in tensors.items()
+        if not key.startswith((f"{found.head}.", *AUXILIARY))
+    )
+    wanted = found.body.state_dict()
+    # Transformers have renamed layers since their weights were published, and know the old names themselves.
+    for module, prefix in ((module, f"{path}." if path else "") for path, module in found.body.named_modules()):
+        if isinstance(module, _renaming()):
+            module._load_from_state_dict(state, prefix, {}, False, [], [], [])
+    # Older files lack what they never needed: counters of batches, and tables that the network computes itself.
+    for key, tensor in wanted.items():
+        if key.endswith("num_batches_tracked"):
+            state.setdefault(key, torch.zeros((), dtype=torch.int64))
+        elif not tensor.is_meta:
+            state.setdefault(key, tensor)
+    check_fit(state, wanted, whose)
+    return dict(state)

@@ -1,0 +1,130 @@
+"""Published weights: one file each, from a mirror folder, from the cache, or once from the network."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import re
+import urllib.error
+import urllib.request
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+from fedkd.data import cache_root
+from fedkd.data.published import mirror
+from fedkd.errors import UserError
+from fedkd.store import alone
+
+TIMEOUT = 10.0
+"""Seconds without an answer after which the server is given up."""
+BLOCK = 2**20
+
+_DIGITS = re.compile(r"-([0-9a-f]{8,})\.[^.]+$")
+
+
+def published_file(url: str, whose: str) -> Path:
+    """Where the file at `url` lies: in $FEDKD_DATA/hub, or in `cache_root()`/hub, where it is downloaded to.
+
+    torchvision's file names end in the first digits of their sha256, which is checked wherever the file lies.
+    `whose` begins the messages.
+
+    Raises:
+        UserError: the file is nowhere and cannot be downloaded, or it is another one, or a part of it.
+    """
+    name = url.rpartition("/")[2]
+    target = cache_root() / "hub" / name
+    own = mirror()
+    if own and (own / "hub" / name).is_file():
+        return _checked(own / "hub" / name, whose)
+    with alone(target):
+        if not target.is_file():
+            try:
+                _download(url, target)
+            except _DownloadError as error:
+                raise UserError(
+                    f"{whose}: its weights are not on this machine and cannot be downloaded from {url} ({error}). Get "
+                    f"{name} elsewhere and put it into {target.parent}, or into the folder hub of another folder and "
+                    f"set FEDKD_DATA to that"
+                ) from error
+            except OSError as error:
+                raise UserError(
+                    f"{target}: cannot be written ({error.strerror}); free some space, or set FEDKD_CACHE to another "
+                    f"folder"
+                ) from error
+    return _checked(target, whose)
+
+
+class _DownloadError(Exception):
+    """The server does not give the file."""
+
+
+def _checked(path: Path, whose: str) -> Path:
+    try:
+        state = path.stat()
+        found = _sha256(path, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{whose}: {path} cannot be read ({error.strerror})") from error
+    if not _fits(path.name, found):
+        raise UserError(
+            f"{whose}: {path} is not the published file, or a part of it (its sha256 begins with {found[:8]}); "
+            f"remove it, or put the whole file there"
+        )
+    return path
+
+
+def _fits(name: str, sha256: str) -> bool:
+    known = _DIGITS.search(name)
+    return known is None or sha256.startswith(known[1])
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    # Files have hundreds of megabytes, and each client asks: one in the same state is read once a process.
+    del size, changed
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(url: str, target: Path) -> None:
+    """Write `target` whole, or not at all."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            found = _fetch(url, file)
+        if not _fits(target.name, found):
+            raise _DownloadError(f"what is there was cut short or is another file: its sha256 begins with {found[:8]}")
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _fetch(url: str, file: BinaryIO) -> str:
+    """Write what is at `url`; its sha256."""
+    digest = hashlib.sha256()
+    request = urllib.request.Request(url, headers={"User-Agent": "fedkd"})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _DownloadError(f"HTTP {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _DownloadError(_reason(error)) from error
+    with answer:
+        while block := _block(answer):
+            # Outside of the network's own errors: a full disk is not the server's.
+            file.write(block)
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _block(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read(BLOCK)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _DownloadError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
