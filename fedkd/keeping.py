@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from fedkd.federation import Federation
+from fedkd.models.checkpoint import save_checkpoint
 from fedkd.node import Node
 
 BEST = "keeping/best"
@@ -29,8 +30,6 @@ def keep(
         client.state[BEST] = score
     elif not last:
         return
-    from fedkd.models.checkpoint import save_checkpoint
-
     save_checkpoint(
         kept_model(store, client.id),
         federation.client_models[client.id],

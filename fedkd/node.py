@@ -53,6 +53,9 @@ class Optimisation:
     """weight decay"""
     batch_size: Annotated[int, Gt(0)] = 32
     """samples a step, of each kind: private and transfer batches have the same size"""
+    augment: str = ""
+    """random changes of labelled private images, such as "crop(padding=4)+flip"; empty: none. What is distilled is
+    never changed, because its soft predictions were made for the images as they are"""
 
 
 @checked_dataclass(frozen=True, config=STRICT)

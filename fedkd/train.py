@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from fedkd.augment import augmentation
 from fedkd.node import Data, Node, Optimisation
 
 Labels = Literal["all", "private", "none"]
@@ -81,12 +82,17 @@ def fit(
 
     private = _batches(node, "private", node.private, settings, steps, first, purpose) if use_private else None
     transfer = _batches(node, "transfer", node.public, settings, steps, first, purpose) if use_transfer else None
+    change = None if distil_private else augmentation(settings.augment)
     none = torch.empty(0, dtype=torch.int64, device=node.device)
     total = torch.zeros((), device=node.device)
-    for _ in range(steps):
+    for step in range(first, first + steps):
         own = none if private is None else next(private).to(node.device, non_blocking=True)
         common = none if transfer is None else next(transfer).to(node.device, non_blocking=True)
-        logits = model(_gather(node, own, common))
+        x = [node.private.x[own]] if len(own) else []
+        if change is not None and x:
+            x = [change(x[0], node.rng(f"{purpose}/augment", step))]
+        x += [node.public.x[common]] if len(common) else []
+        logits = model(torch.cat(x) if len(x) > 1 else x[0])  # one forward pass for both
         of_own, of_common = logits[: len(own)], logits[len(own) :]
 
         labelled, y = of_own, none
@@ -105,12 +111,6 @@ def fit(
         node.samples += len(logits)
     node.steps += steps
     return total / max(steps, 1)
-
-
-def _gather(node: Node, own: Tensor, common: Tensor) -> Tensor:
-    """Private and transfer samples in one tensor: one forward pass serves both."""
-    parts = [data.x[index] for data, index in ((node.data, own), (node.transfer, common)) if data and len(index)]
-    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _labels(data: Data, index: Tensor) -> Tensor:

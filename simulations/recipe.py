@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from fedkd.augment import augmentation
 from fedkd.errors import UserError, nearest
 from fedkd.federation import Federation
 from fedkd.models import ARCHITECTURES
@@ -129,6 +130,8 @@ def check(federation: Federation) -> None:
     partition_strategy(federation.partition)
     for model in dict.fromkeys(federation.client_models):
         ARCHITECTURES.build(model)
+    for table in (federation.pretrain, federation.train):
+        augmentation(table.augment)
     federation.built.check(federation, labelled)
 
 
