@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import stat
 import tarfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -55,6 +57,13 @@ def archive(path: Path, files: Mapping[str, bytes], mode: str = "w") -> Path:
     return path
 
 
+def zipped(path: Path, files: Mapping[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in files.items():
+            packed.writestr(name, content)
+    return path
+
+
 def test_class_folders(tmp_path: Path) -> None:
     dataset = load(f"images:{folder(tmp_path / 'set', flat())}")
     assert dataset.classes == ("a", "b")
@@ -77,6 +86,12 @@ def test_an_archive_is_the_same_as_its_folder(tmp_path: Path, mode: str) -> None
     unpacked = load(f"images:{folder(tmp_path / 'set', files)}")
     backwards = {f"./wrapped/{name}": files[name] for name in reversed(files)}
     packed = load(f"images:{archive(tmp_path / 'set.tar', backwards, mode)}")
+    assert packed.fingerprint == unpacked.fingerprint
+
+
+def test_a_zip_archive_too_whatever_it_is_called(tmp_path: Path) -> None:
+    unpacked = load(f"images:{folder(tmp_path / 'set', bordered())}")
+    packed = load(f"images:{zipped(tmp_path / 'set.tar', {f'wrapped/{k}': v for k, v in bordered().items()})}")
     assert packed.fingerprint == unpacked.fingerprint
 
 
@@ -199,6 +214,47 @@ def test_archives_that_reach_out_are_refused(tmp_path: Path, member: tarfile.Tar
     with pytest.raises(UserError, match=message):
         load(f"images:{path}")
     assert {p.suffix for p in set(tmp_path.rglob("*")) - before} <= {"", ".lock"}, "nothing was unpacked"
+
+
+def strange(name: str, mode: int = 0) -> zipfile.ZipInfo:
+    member = zipfile.ZipInfo(name)
+    member.external_attr = mode << 16
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [
+        (strange("/etc/x.png"), "'/etc/x.png' points outside"),
+        (strange("a/../../x.png"), "points outside"),
+        (strange("../x.txt"), "points outside"),
+        (strange("a/x.png", stat.S_IFLNK | 0o777), "'a/x.png' is a link"),
+        (strange("./a/00.png"), "holds a/00.png twice"),
+    ],
+)
+def test_zip_archives_that_reach_out_are_refused(tmp_path: Path, member: zipfile.ZipInfo, message: str) -> None:
+    path = zipped(tmp_path / "set.zip", flat())
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.writestr(member, b"/etc/passwd")
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        load(f"images:{path}")
+    assert {p.suffix for p in set(tmp_path.rglob("*")) - before} <= {"", ".lock"}, "nothing was unpacked"
+
+
+def test_huge_damaged_and_encrypted_files_of_a_zip_archive(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "set.zip", flat() | {"a/bomb.png": bytes(65 * 2**20)})
+    with pytest.raises(UserError, match=r"'a/bomb\.png' has 68,157,440 bytes; 67,108,864 is the most"):
+        load(f"images:{path}")
+    whole = zipped(path, flat()).read_bytes()
+    for content in (whole[:30], whole[: len(whole) // 2], whole[:-5], whole[:60] + b"torn" + whole[64:]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="is damaged, cut short or no zip archive"):
+            load(f"images:{path}")
+    entry = whole.index(b"PK\x01\x02")
+    path.write_bytes(whole[: entry + 8] + b"\x01" + whole[entry + 9 :])
+    with pytest.raises(UserError, match=r"no zip archive .*encrypted"):
+        load(f"images:{path}")
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])

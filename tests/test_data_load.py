@@ -200,8 +200,8 @@ class TestSourceStrings:
         [
             ("digit", "did you mean 'digits'"),
             ("npy:x.npz", "did you mean 'npz'"),
-            ("https://example.org/x.npz", "unknown data source.*Known: digits, images, npz"),
-            ("", "Known: digits, images, npz"),
+            ("https://example.org/x.npz", "unknown data source.*Known: cifar10, .*digits, .*images, .*npz"),
+            ("", "Known: cifar10, "),
             ("npz", "it is written npz:FILE"),
             ("npz:", "it is written npz:FILE"),
             ("digits:8", "it is written digits"),

@@ -68,6 +68,30 @@ def test_the_border_in_the_file_is_kept(path: Path) -> None:
     assert "is_test" not in dataset.columns
 
 
+def test_another_array_can_be_the_border(path: Path) -> None:
+    one, other = np.arange(12) >= 9, np.arange(12) < 4
+    by_default = saved(path, is_test=one, peer_is_test=other)
+    named = load(f'npz:{path}(test="peer_is_test")')
+    assert by_default.test.tolist() == [9, 10, 11]
+    assert named.test.tolist() == [0, 1, 2, 3]
+    assert list(named.columns) == ["is_test"]
+    assert np.array_equal(named.columns["is_test"], one)
+    drawn = load(f'npz:{path}(test="")')
+    assert torch.bincount(drawn.labels[drawn.test]).tolist() == [1, 1]
+    assert set(drawn.columns) == {"is_test", "peer_is_test"}
+
+
+def test_a_border_that_is_not_there(path: Path) -> None:
+    saved(path, peer_is_test=np.arange(12) < 4, short=np.arange(3) == 1)
+    with pytest.raises(UserError, match=r"no array 'peer_is_tset'.*boolean arrays of shape \(12,\) are peer_is_test"):
+        load(f'npz:{path}(test="peer_is_tset")')
+    with pytest.raises(UserError, match=r"short is bool of shape \(3,\) with 1 true; it must be bool of shape \(12,\)"):
+        load(f'npz:{path}(test="short")')
+    saved(path)
+    with pytest.raises(UserError, match=r"no array 'mine'.*it has no boolean array"):
+        load(f'npz:{path}(test="mine")')
+
+
 def test_arrays_of_equal_length_become_columns(path: Path) -> None:
     columns = {
         "writer": np.array([f"Ü{i % 3}" for i in range(12)]),
@@ -144,3 +168,6 @@ def test_mnist() -> None:
     assert mnist.columns["peer_is_test"].dtype == bool
     assert len(mnist.test) == round(70_000 / 6)
     assert len(mnist.classes) == 10
+    peers = load(f'npz:{SHARED / "mnist.npz"}(test="peer_is_test")')
+    assert np.array_equal(peers.test.numpy(), np.flatnonzero(mnist.columns["peer_is_test"]))
+    assert "peer_client" in peers.columns

@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -116,12 +117,18 @@ def _read_tar(found: _Found) -> None:
                     kind = "folder" if member.isdir() else "file"
                 elif member.issym() or member.islnk():
                     kind = "a link"
-                found.add(member.name, kind, member.size, lambda: tar.extractfile(member).read())  # noqa: B023
+                found.add(member.name, kind, member.size, partial(_content, tar, member))
         if watched.last != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("the end of the archive is missing")
         # On to the end of the compressed stream, where its checksum is.
         while inflated.read(2**20):
             pass
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
 
 
 def _read_zip(found: _Found) -> None:
@@ -130,7 +137,7 @@ def _read_zip(found: _Found) -> None:
             mode = member.external_attr >> 16
             kind = "folder" if member.is_dir() else "a link" if stat.S_ISLNK(mode) else "file"
             # Reading stops at the size that is announced, and compares the checksum.
-            found.add(member.filename, kind, member.file_size, lambda: archive.read(member))  # noqa: B023
+            found.add(member.filename, kind, member.file_size, partial(archive.read, member))
 
 
 def _inflated(raw: BufferedReader) -> BufferedReader | BufferedIOBase:

@@ -129,9 +129,10 @@ def _offline() -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    before = [(module, module.HF_HUB_OFFLINE) for module in (datasets.config, constants)]
+    modules: tuple[Any, ...] = (datasets.config, constants)
+    before = [(module, module.HF_HUB_OFFLINE) for module in modules]
     try:
-        for module, _ in before:
+        for module in modules:
             module.HF_HUB_OFFLINE = True
         yield
     finally:

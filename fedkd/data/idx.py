@@ -51,7 +51,9 @@ def _array(file: BinaryIO | gzip.GzipFile, where: str, dimensions: int) -> NDArr
     wanted = bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if header[:4] != wanted:
         raise UserError(f"{where} begins with {header[:4].hex(' ')}; an idx file of this kind with {wanted.hex(' ')}")
-    lengths = np.frombuffer(header[4:].ljust(4 * dimensions, b"\0"), ">u4").tolist()
+    if len(header) < 4 + 4 * dimensions:
+        raise UserError(f"{where} is damaged or cut short: it ends after {len(header)} bytes; get it again")
+    lengths = np.frombuffer(header[4:], ">u4").tolist()
     size = math.prod(lengths)
     values = bytearray()
     # In blocks, as the lengths of a damaged file may ask for more memory than there is; and beyond the last

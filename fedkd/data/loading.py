@@ -18,7 +18,7 @@ _TURN = threading.Lock()
 
 
 def load(source: str, progress: Progress | None = None) -> Dataset:
-    """The data set that `source` names: `digits`, `npz:FILE`, `images:FOLDER` or `images:ARCHIVE`.
+    """The data set that `source` names: `digits`, `mnist`, `npz:FILE`, `images:FOLDER`, `hf:NAME`, …: see `SOURCES`.
 
     The first load prepares the data and keeps them under `cache_root()`; later ones, in any process, map that
     file. Changing the user's file, its size or its time, prepares it anew. `progress`, called with (what,

@@ -47,7 +47,8 @@ class _PlainUnpickler(pickle.Unpickler):
         stand_in = _STAND_INS.get((module.replace("numpy._core", "numpy.core"), name))
         if stand_in is None:
             raise UserError(f"it asks for {module}.{name}; only plain data are read")
-        return stand_in
+        # A pickle may set attributes of what it is given: of a function, those of a new one.
+        return stand_in if isinstance(stand_in, type) else lambda *given: stand_in(*given)
 
     def persistent_load(self, pid: Any) -> Any:
         raise UserError(f"it refers to an outside object, {pid!r}; only plain data are read")

@@ -40,10 +40,10 @@ class Synthetic(Source):
     usage = "synthetic"
 
     classes: Annotated[int, Ge(2)] = 10
-    """classes"""
+    """number of classes, all equally frequent"""
     samples: Annotated[int, Gt(0)] = 2000
     """images in all; a seeded sixth of every class is for testing"""
-    shape: tuple[Annotated[int, Gt(0)], Annotated[int, Gt(0)], Annotated[int, Gt(0)]] = (1, 8, 8)
+    shape: tuple[Annotated[int, Gt(0)], ...] = (1, 8, 8)
     """channels, height and width of an image"""
     separation: Annotated[float, Ge(0)] = 4.0
     """distance between any two class means, in standard deviations of the noise"""
@@ -52,6 +52,8 @@ class Synthetic(Source):
 
     @model_validator(mode="after")
     def _fits(self) -> Synthetic:
+        if len(self.shape) != 3:
+            raise ValueError(f"shape={list(self.shape)} should be channels, height and width, as in [1, 8, 8]")
         if self.classes >= math.prod(self.shape):
             raise ValueError(
                 f"classes={self.classes} need more than {self.classes} pixels; shape={list(self.shape)} has "

@@ -17,6 +17,7 @@ from fedkd.errors import UserError
 from fedkd.spec import STRICT
 
 FOLDER = "tiny-imagenet-200"
+MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 ANNOTATIONS = "val/val_annotations.txt"
 WORDS = "words.txt"
 
@@ -36,7 +37,7 @@ class TinyImageNet(Published):
 
     def remotes(self) -> tuple[Remote, ...]:
         address = f"http://cs231n.stanford.edu/{FOLDER}.zip"
-        return (Remote(f"{FOLDER}.zip", (address,), "90528d7ca1a48142e341f4ef8d21d0de"),)
+        return (Remote(f"{FOLDER}.zip", (address,), MD5),)
 
     def read(self, found: Sequence[Path], progress: Progress) -> Prepared:
         (root,) = found
