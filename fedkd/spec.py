@@ -301,6 +301,8 @@ def _type_name(hint: Any) -> str:
         return " | ".join(_type_name(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(repr(choice) for choice in typing.get_args(hint))
+    if hint is type(None):
+        return "none"
     return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 

@@ -18,7 +18,7 @@ class ByColumn(Strategy):
 
     As many clients as there are values: one each, in ascending order. Fewer clients: groups of values, dealt from
     the largest to the smallest, each to the client with the fewest samples so far, so that clients are as even as
-    that makes them; ties are drawn. Test samples go to their own value's client; values that nobody has are left.
+    that makes them; ties are drawn. Test samples go to their own value's client; those of other values are dropped.
     """
 
     name: str = "client"

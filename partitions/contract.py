@@ -49,7 +49,6 @@ class Samples:
                 raise PartitionError(
                     f"column {name!r} has shape {column.shape}; its first length must be {len(self)}, one a sample"
                 )
-
         if self.positions is not None and self.positions.shape != self.labels.shape:
             raise PartitionError(f"positions has shape {self.positions.shape}; {self.labels.shape} is needed")
 

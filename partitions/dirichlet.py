@@ -19,8 +19,8 @@ class Dirichlet(Strategy):
     """Label skew: each class is shared out to the clients by proportions drawn from a Dirichlet distribution.
 
     A client's share of a class has mean 1/N and variance (1/N)(1−1/N)/(N·alpha+1) for N clients, as long as
-    `min_size` rejects few draws. After Yurochkin et al. 2019 (arXiv 1905.12022), through flwr_datasets'
-    DirichletPartitioner.
+    `min_size` rejects few draws and `balanced` is off. After Yurochkin et al. 2019 (arXiv 1905.12022), through
+    flwr_datasets' DirichletPartitioner.
     """
 
     alpha: Annotated[float, annotated_types.Gt(0), annotated_types.Le(1e6)] = 0.5
@@ -30,8 +30,8 @@ class Dirichlet(Strategy):
     """Fewest samples a client may hold; the draw is repeated until all have them. 0 allows empty clients."""
 
     balanced: bool = False
-    """a client that holds more than the mean size gets nothing of the classes after; sizes differ less, and the
-    shares no longer have the moments above"""
+    """a client that holds more than the mean size gets nothing of the classes that follow, which come in an order
+    that is drawn: sizes differ less, and class shares follow no law"""
 
     @property
     def allow_empty(self) -> bool:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import annotated_types
 import numpy as np
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from partitions.contract import STRICT, Indices, Partition, PartitionError, Samples, Strategy
 
-Size = Annotated[int, annotated_types.Ge(1)] | Annotated[float, annotated_types.Gt(0), annotated_types.Le(1)]
+
+def _size(size: int | float) -> int | float:
+    if size <= 0 or (isinstance(size, float) and size > 1):
+        raise ValueError("a size is a whole number of samples, 1 or more, or a share of all, above 0 and at most 1.0")
+    return size
+
+
+Size = Annotated[int | float, AfterValidator(_size)]
+"""An entry of `sizes`: whole numbers are samples, all others shares."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -83,21 +84,24 @@ class TestDirichlet:
             np.array([sizes_of(Dirichlet(0.3, 0, balanced), 2000, 10, seed) for seed in range(12)])
             for balanced in (True, False)
         )
-        assert even.std(axis=1).mean() < 0.6 * free.std(axis=1).mean()
+        assert even.std(axis=1).mean() < 0.75 * free.std(axis=1).mean()
         # Nobody above the mean gets another class: at most the mean, one class, and a rounding in each class.
         assert even.max() <= 200 + 200 + 10
         assert free.max() > 410
 
     def test_balancing_is_blind_to_the_number_of_a_class(self) -> None:
-        # In the partitioner's own order the last classes, left to the few clients not yet full, are the most skewed.
+        # In the partitioner's own order the last class is left to the few clients not yet full: half of it to one.
         samples = make(2000, 10)
         runs = (apply(Dirichlet(0.5, 0, True), samples, 10, seed) for seed in range(60))
         largest = np.mean([tables(run, samples.labels).max(axis=0) / 200 for run in runs], axis=0)
-        assert abs(largest[:3].mean() - largest[-3:].mean()) < 0.06
+        # A largest share has standard deviation 0.14.
+        assert abs(largest[-1] - largest[:-1].mean()) < 4.5 * 0.14 / np.sqrt(60)
 
     def test_balancing_survives_shares_of_zero(self) -> None:
-        # At this alpha most shares underflow, and the partitioner would divide by their sum.
-        assert sizes_of(Dirichlet(0.001, 0, True), 2000, 10).sum() == 2000
+        # In two draws of three, all shares of the clients not yet full underflow: the partitioner divides by zero.
+        samples = make(2000, 40)
+        for seed in range(8):
+            assert not len(apply(Dirichlet(0.001, 0, True), samples, 10, seed).dropped)
 
 
 class TestPathological:
@@ -114,8 +118,8 @@ class TestPathological:
         assert ((table > 0).sum(axis=1) == classes).all()
         assert set(np.unique(samples.labels[partition.dropped])) == set(np.flatnonzero(holders == 0))
         assert (table.sum(axis=0)[holders > 0] == 600 // present).all()
-        for column in table.T:
-            assert np.ptp(column[column > 0], initial=column.max()) <= 1 if holders.all() else True
+        for column in table.T[holders > 0]:
+            assert np.ptp(column[column > 0]) <= 1
         if mode == "balanced":
             assert holders.min() >= 1
             assert holders.max() - holders.min() <= 1
@@ -127,8 +131,9 @@ class TestPathological:
 
     def test_drawn_classes_are_uniform_and_independent(self) -> None:
         samples = make(30_000, 6)
-        for mode in ("random", "first"):
-            held = tables(apply(Pathological(2, mode), samples, 3000, seed=0), samples.labels) > 0  # type: ignore[arg-type]
+        modes: tuple[Literal["random", "first"], ...] = ("random", "first")
+        for mode in modes:
+            held = tables(apply(Pathological(2, mode), samples, 3000, seed=0), samples.labels) > 0
             if mode == "first":
                 held[np.arange(3000), np.arange(3000) % 6] = False
             # Each class with the odds of its share: binomial, at most 1/3 of 3000 with standard deviation 26.
@@ -274,13 +279,14 @@ class TestQuantity:
         assert np.sqrt(logs.var(axis=1, ddof=1).mean()) == pytest.approx(sigma, rel=0.1)
         centred = (logs - logs.mean(axis=1, keepdims=True)).ravel() / sigma
         assert abs((centred**3).mean()) < 4.5 * np.sqrt(6 / len(centred))
+        assert (centred**4).mean() / (centred**2).mean() ** 2 == pytest.approx(3, abs=4.5 * np.sqrt(24 / len(centred)))
 
     @pytest.mark.parametrize("alpha", [1.0, 20.0])
     def test_dirichlet_shares_have_their_variance(self, alpha: float) -> None:
         shares = np.array(
-            [sizes_of(Quantity("dirichlet", alpha=alpha, min_size=1), 60_000, 8, seed) for seed in range(150)]
+            [sizes_of(Quantity("dirichlet", alpha=alpha, min_size=1), 8000, 8, seed) for seed in range(150)]
         )
-        shares = shares / 60_000
+        shares = shares / 8000
         # Beta(alpha, 7·alpha); no draw is rejected, or hardly one.
         assert shares.var() == pytest.approx(1 / 8 * 7 / 8 / (8 * alpha + 1), rel=0.2)
         assert shares.mean(axis=0) == pytest.approx(np.full(8, 1 / 8), abs=4.5 * np.sqrt(shares.var() / 150))
