@@ -17,6 +17,7 @@ from fedkd.models import build_model, restored_model
 from fedkd.node import Node
 from fedkd.pretrain import pretrain
 from fedkd.store import read_tensors, write_tensors
+from fedkd.weights import predicted
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def serve(
         device=device,
         students=federation.students and federation.learners,
         teachers=federation.teachers and federation.tutors,
+        specs=federation.client_models,
+        shape=holdings.shape,
         round=max(0, exchange - method.preparations),
         exchange=exchange,
     )
@@ -88,6 +91,7 @@ def serve(
             # Frozen teachers teach in every round, but travel once.
             knowledge = Knowledge({**_under("kept/", state), **knowledge})
 
+    knowledge = predicted(node, knowledge)
     if node.round > 0:
         method.learn(node, knowledge)
     elif exchange > 0:
@@ -132,9 +136,10 @@ def reports(federation: Federation, exchange: int, client: int | None = None) ->
         asked = federation.rounds > 0 or exchange < method.preparations
         return asked and (client is None or client in federation.learners)
     if exchange == 0:
-        asked = federation.rounds > 0 or method.preparations > 0
+        asked = federation.rounds > 0 or method.preparations > 0 or method.has_global_model
     else:
-        asked = method.refresh == "every round" and exchange < method.preparations + federation.rounds
+        goes_on = exchange < method.preparations + federation.rounds
+        asked = method.refresh == "every round" and (goes_on or method.has_global_model)
     return asked and (client is None or client in federation.tutors or method.teachers == "self")
 
 

@@ -45,8 +45,9 @@ class Federation:
     """how the training data are dealt to the clients"""
     transfer: str = "public(fraction=0.2)"
     """the transfer set"""
-    val: Literal["local"] = "local"
-    """where validation samples come from: 10 % of each client's own shard"""
+    val: Literal["local", "common"] = "local"
+    """where validation samples come from: "local": 10 % of each client's own shard; "common": 10 % of the training
+    data, uniform, before they are dealt, on which only the server scores"""
     init: Literal["common", "per_client"] = "common"
     """initial weights before pre-training: shared by equal architectures, or each client's own"""
     start: Literal["pretrained", "random"] = "pretrained"

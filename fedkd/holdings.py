@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.evaluate import accuracy, mean_loss
 from fedkd.evaluate import right as which_right
 from fedkd.federation import Federation
-from fedkd.models import Model
 from fedkd.models.architecture import Shape
 from fedkd.node import Data
 
@@ -42,7 +41,7 @@ class Holdings:
         judged = {split: part.to(device) for split, part in self.judged.items()}
         return Holdings(self.shape, self.classes, data, val, transfer, judged)
 
-    def judge(self, model: Model, started_right: Tensor | None) -> Judgement:
+    def judge(self, model: nn.Module, started_right: Tensor | None) -> Judgement:
         """Accuracy and loss of a model on every judged split, in one forward pass.
 
         `started_right` is the (n,) bool mask of test samples that were right at the start; with it, knowledge

@@ -34,7 +34,7 @@ def keep(
         kept_model(store, client.id),
         federation.client_models[client.id],
         client.student,
-        (client.private.x.shape[1], client.private.x.shape[2], client.private.x.shape[3]),
+        client.shape,
         client.classes,
     )
 

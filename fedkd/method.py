@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd import ensemble
 from fedkd.knowledge import Knowledge, to_wire
@@ -21,6 +21,7 @@ from fedkd.spec import Catalogue
 from fedkd.streams import stream
 from fedkd.teachers import choose
 from fedkd.train import Batch, Labels, Target, fit
+from fedkd.weights import bundled, packed
 
 if TYPE_CHECKING:
     from fedkd.federation import Federation
@@ -53,6 +54,16 @@ class Method:
         return "all"
 
     @property
+    def pools(self) -> bool:
+        """Whether client 0 alone takes part, with everybody's data: what training could reach without borders."""
+        return False
+
+    @property
+    def has_global_model(self) -> bool:
+        """Whether the server holds a model that is judged in every round; then clients report after the last too."""
+        return False
+
+    @property
     def preparations(self) -> int:
         """Exchanges between the start and round 1, such as a search; charged to round 0."""
         return 0
@@ -74,19 +85,30 @@ class Method:
         """A preparation exchange at the client."""
 
     def report(self, client: Node) -> Knowledge | None:
-        """What a client uploads: its logits on the transfer set."""
+        """What a client uploads: its logits on the transfer set, or its model where there is none."""
+        if client.exchanges_models:
+            return Knowledge(packed(client.student))
         return Knowledge(logits=to_wire(client.transfer_logits(), self.wire))
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        """What each student is sent: its teachers' predictions, combined at the server."""
-        stack = collect(reports)
-        ids = sorted(reports)
-        merged = {}
-        for student in server.learners:
-            rng = server.rng("teachers", student, server.exchange)
-            rows = [ids.index(teacher) for teacher in choose(self.teachers, student, server.tutors, rng)]
-            merged[student] = Knowledge(logits=to_wire(self.combine(server, stack[rows]), self.wire))
-        return merged
+        """What each student is sent: its teachers' predictions, combined at the server, or its teachers' models."""
+        chosen = {
+            student: choose(self.teachers, student, server.tutors, server.rng("teachers", student, server.exchange))
+            for student in server.learners
+        }
+        if server.exchanges_models:
+            return {student: bundled(reports, teachers) for student, teachers in chosen.items()}
+        stack, ids = collect(reports), sorted(reports)
+        return {
+            student: Knowledge(
+                logits=to_wire(self.combine(server, stack[[ids.index(teacher) for teacher in teachers]]), self.wire)
+            )
+            for student, teachers in chosen.items()
+        }
+
+    def global_model(self, server: Node) -> nn.Module | None:  # noqa: ARG002 - methods override it
+        """The model that the server holds after `merge`, where it holds one."""
+        return None
 
     def combine(self, node: Node, predictions: Tensor) -> Tensor:  # noqa: ARG002 - some methods ask the node
         """(teachers, n, classes) logits → (n, classes): the unweighted mean of the logits."""
@@ -94,7 +116,9 @@ class Method:
 
     def target(self, client: Node, predictions: Tensor | None) -> Target | None:
         """What the student shall predict; None: there is nothing to distil."""
-        return None if predictions is None else Target(self.combine(client, predictions))
+        if predictions is None:
+            return None
+        return Target(self.combine(client, predictions), on="private" if client.exchanges_models else "transfer")
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one step, a scalar."""

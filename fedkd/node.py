@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
 from fedkd.knowledge import Knowledge
-from fedkd.models.architecture import Model
+from fedkd.models.architecture import Model, Shape
 from fedkd.spec import STRICT
 from fedkd.streams import stream
 
@@ -109,6 +109,10 @@ class Node:
     """ids of the clients that learn; empty: all"""
     teachers: tuple[int, ...] = ()
     """ids of the clients that may teach; empty: all"""
+    specs: tuple[str, ...] = ()
+    """spec string of each client's model"""
+    shape: Shape = (0, 0, 0)
+    """(channels, height, width) of an input"""
     round: int = 0
     """0 is the start"""
     exchange: int = 0
@@ -146,6 +150,16 @@ class Node:
         return self.models["student"]
 
     @property
+    def exchanges_models(self) -> bool:
+        """Whether there is no transfer set: models travel, and students distil on their own samples."""
+        return self.transfer is None
+
+    @property
+    def distilled(self) -> Data:
+        """The samples that a student distils on: the transfer set, or its own where there is none."""
+        return self.private if self.transfer is None else self.transfer
+
+    @property
     def private(self) -> Data:
         """The client's training samples, with labels."""
         assert self.data is not None, "the server holds no private data"
@@ -165,17 +179,17 @@ class Node:
         """Report one number of this exchange in the results."""
         self.records[split, metric] = float(value)
 
-    def predict(self, x: Tensor, chunk: int = 4096) -> Tensor:
-        """(n, classes) logits of the student in evaluation mode, without gradients."""
-        student = self.student.eval()
+    def predict(self, x: Tensor, model: Model | None = None, chunk: int = 4096) -> Tensor:
+        """(n, classes) logits of the student, or another model, in evaluation mode, without gradients."""
+        model = (model or self.student).eval()
         with torch.inference_mode():
-            parts = [student(part) for part in torch.split(x, chunk)]
+            parts = [model(part) for part in torch.split(x, chunk)]
         return torch.cat(parts).clone()
 
     def transfer_logits(self) -> Tensor:
-        """(n, classes) logits of the student on the transfer set, computed once between two trainings."""
+        """(n, classes) logits of the student on what is distilled, computed once between two trainings."""
         if self._transfer_logits is None:
-            self._transfer_logits = self.predict(self.public.x)
+            self._transfer_logits = self.predict(self.distilled.x)
         return self._transfer_logits
 
     def remember_transfer_logits(self, logits: Tensor | None) -> None:

@@ -49,7 +49,10 @@ class Rounds:
         self._rows: list[Row] = []
         self._began = time.perf_counter()
         self._nodes: list[int] = []
-        self._node = _server_node(federation, load(federation, SERVER))
+        self._holdings = load(federation, SERVER)
+        self._node = _server_node(federation, self._holdings)
+        self._started_right: Tensor | None = None
+        """which test samples the server's own model had right at the start"""
 
     @property
     def finished(self) -> bool:
@@ -58,6 +61,8 @@ class Rounds:
 
     def participants(self, exchange: int) -> tuple[int, ...]:
         """Ids of the clients that an exchange needs: all at the start, then those that learn."""
+        if self.method.pools:
+            return (0,)
         return self.federation.learners if exchange else tuple(range(self.federation.clients))
 
     def configure(self, exchange: int, nodes: Sequence[int]) -> list[Message]:
@@ -104,6 +109,10 @@ class Rounds:
                 self._frozen = {c: bag for c, bag in knowledge.items() if bag and c not in learners}
             told = {client: bag for client, bag in knowledge.items() if bag}
             self._knowledge = self.method.merge(self._node, told | (self._frozen if self._node.round > 0 else {}))
+            if (model := self.method.global_model(self._node)) is not None:
+                judged = self._holdings.judge(model, self._started_right)
+                self._started_right = judged.right if self._started_right is None else self._started_right
+                self._node.records.update(judged.metrics)
         rows += [(SERVER, split, metric, value) for (split, metric), value in self._node.records.items()]
         self._node.records.clear()
         rows.append((SERVER, "", "seconds", time.perf_counter() - self._began))
@@ -174,6 +183,8 @@ class Rounds:
         for kind, bags in (("knowledge", self._knowledge), ("frozen", self._frozen)):
             for client, bag in bags.items():
                 tensors |= {f"{kind}/{client}/{name}": tensor for name, tensor in bag.items()}
+        if self._started_right is not None:
+            tensors["started_right"] = self._started_right
         return tensors | {"exchange": torch.tensor(self._node.exchange)}
 
     def _restore(self, tensors: dict[str, Tensor]) -> None:
@@ -185,6 +196,7 @@ class Rounds:
             elif kind in bags:
                 client, _, name = rest.partition("/")
                 bags[kind].setdefault(int(client), {})[name] = tensor
+        self._started_right = tensors.get("started_right")
         self._knowledge, self._frozen = (
             {client: Knowledge(bag) for client, bag in bags[kind].items()} for kind in ("knowledge", "frozen")
         )
@@ -201,6 +213,8 @@ def _server_node(federation: Federation, holdings: Holdings) -> Node:
         transfer=holdings.transfer,
         students=federation.students and federation.learners,
         teachers=federation.teachers and federation.tutors,
+        specs=federation.client_models,
+        shape=holdings.shape,
     )
 
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from fedkd.data import Dataset, load
@@ -14,40 +15,61 @@ from fedkd.federation import Federation
 from fedkd.holdings import Holdings
 from fedkd.node import SERVER, Data
 from partitions.contract import Indices, stream
-from simulations.splits import altered, manifest
-from simulations.transfer import transfer_data, transfer_set
+from partitions.deal import Deal
+from simulations.splits import altered, key, manifest
+from simulations.transfer import labelled, transfer_data
+
+PARTS = ("train", "val", "local_test")
+"""What a client holds of its own."""
 
 
 def load_holdings(federation: Federation, client: int) -> Holdings:
     """What one client, or the server, has on its disk: the `Loader` of every engine."""
-    transfer, ours = transfer_data(federation.dataset, federation.transfer, federation.seed)
-    public = Data(transfer.x, transfer.y if transfer_set(federation.transfer).labelled else None)
-    source = load(federation.dataset)
-    if client == SERVER:
-        return Holdings(source.shape, len(source.classes), None, None, public)
+    source, held = load(federation.dataset), transfer_data(federation.dataset, federation.transfer, federation.seed)
+    transfer, ours = held or (None, False)
+    known = labelled(federation.transfer)
+    public = transfer and Data(transfer.x, transfer.y if known else None)
+    judged = {"transfer": transfer} if transfer and ours else {}
     split = manifest(federation)
-    assert isinstance(split.val, tuple)
-    parts = {"train": split.clients[client], "val": split.val[client], "local_test": split.local_test[client]}
-    own = {
-        name: _SHARDS.get(
-            (f"{source.fingerprint} {split.sha256}", f"{federation.partition} {federation.seed}", client, name),
-            lambda name=name, index=index: _own(federation, source, client, name, index),  # type: ignore[misc]
-        )
-        for name, index in parts.items()
-    }
-    judged = {"val": own["val"], "test": _test(federation.dataset), "local_test": own["local_test"]}
-    if ours:
-        judged = {"transfer": transfer, **judged}
-    return Holdings(source.shape, len(source.classes), own["train"], own["val"], public, judged)
+    test = {"test": _test(federation.dataset)}
+    if client == SERVER:
+        common = None if isinstance(split.val, tuple) else _common(federation, source, split)
+        judged |= {"val": common, **test} if common else test
+        return Holdings(source.shape, len(source.classes), None, common, public, judged)
+    everybody = range(federation.clients) if federation.built.pools else (client,)
+    own = {part: _union([_part(federation, source, split, each, part) for each in everybody]) for part in PARTS}
+    val = own["val"] if isinstance(split.val, tuple) else None
+    judged |= {"val": val if val else _common(federation, source, split), **test, "local_test": own["local_test"]}
+    return Holdings(source.shape, len(source.classes), own["train"], val, public, judged)
+
+
+def _part(federation: Federation, source: Dataset, split: Deal, client: int, part: str) -> Data:
+    """One client's share of one part, in memory once a process."""
+    indices = {"train": split.clients, "val": split.val, "local_test": split.local_test}[part]
+    index = indices[client] if isinstance(indices, tuple) else np.empty(0, np.int64)
+    name = (f"{source.fingerprint} {split.sha256}", f"{federation.partition} {federation.seed}", client, part)
+    return _SHARDS.get(name, lambda: _own(federation, source, client, part, index))
+
+
+def _union(parts: list[Data]) -> Data:
+    if len(parts) == 1:
+        return parts[0]
+    return Data(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts if part.y is not None]))
+
+
+def _common(federation: Federation, source: Dataset, split: Deal) -> Data:
+    """The validation set that the server holds, in memory once a process."""
+    assert not isinstance(split.val, tuple)
+    index = source.train[torch.from_numpy(split.val)]
+    name = (f"{source.fingerprint} {split.sha256}", federation.partition, SERVER, "val")
+    return _SHARDS.get(name, lambda: Data(source.pixels(index), source.labels[index]))
 
 
 def _own(federation: Federation, source: Dataset, client: int, part: str, index: Indices) -> Data:
     """A client's samples at some positions of the training or, for `local_test`, the test array, as it sees them."""
     places = (source.test if part == "local_test" else source.train)[torch.from_numpy(index)]
     x, y = source.pixels(places), source.labels[places]
-    changed = altered(
-        federation.dataset, federation.partition, federation.clients, federation.seed, federation.transfer
-    )
+    changed = altered(*key(federation))
     if changed is not None and changed.labels is not None and part != "local_test":
         y = torch.from_numpy(changed.labels[index])
     if changed is not None and changed.transforms is not None and len(x):

@@ -45,12 +45,13 @@ def words(deal: Deal) -> list[str]:
     """What the table cannot say in a row a client."""
     hidden = len(deal.clients) - MOST_CLIENTS
     source = f" of {deal.transfer_dataset}" if deal.transfer_dataset else ""
+    validation = sum(map(len, deal.val)) if isinstance(deal.val, tuple) else len(deal.val)
     lines = [f"… and {hidden} more clients, which the manifest lists"] if hidden > 0 else []
     return [
         *lines,
         "entropy of the labels in nats; Jensen-Shannon distance to all clients together, in [0, 1]; "
         f"mean distance {deal.measures['mean_label_distance']:.3f}, Gini of sizes {deal.measures['size_gini']:.3f}",
-        f"private {sum(map(len, deal.clients))}, validation {sum(map(len, deal.val))}, transfer "
+        f"private {sum(map(len, deal.clients))}, validation {validation}, transfer "
         f"{len(deal.transfer)}{source}, dropped {len(deal.dropped)}, local test {sum(map(len, deal.local_test))}; "
         f"sha256 {deal.sha256[:16]}…",
     ]

@@ -21,7 +21,7 @@ from fedkd.node import Pretraining, Training
 from fedkd.spec import parse, terms
 from simulations.engine import RaySettings
 from simulations.splits import partition_strategy
-from simulations.transfer import transfer_set
+from simulations.transfer import labelled
 
 TABLES: dict[str, type[Any]] = {"pretrain": Pretraining, "train": Training, "ray": RaySettings}
 SPECS = ("method", "partition", "transfer")
@@ -126,13 +126,18 @@ def check(federation: Federation) -> None:
             )
         if len(set(ids)) < len(ids):
             raise UserError(f"recipe key {key!r}: {list(ids)} names a client twice")
-    labelled = transfer_set(federation.transfer).labelled
+    known = labelled(federation.transfer)
     partition_strategy(federation.partition)
     for model in dict.fromkeys(federation.client_models):
         ARCHITECTURES.build(model)
+    if federation.val == "common" and (federation.pretrain.epochs == "early_stopping" or federation.pretrain.target):
+        raise UserError(
+            'pre-training that watches validation accuracy needs val = "local": the common validation set lies at the '
+            "server"
+        )
     for table in (federation.pretrain, federation.train):
         augmentation(table.augment)
-    federation.built.check(federation, labelled)
+    federation.built.check(federation, known)
 
 
 def settings_of(federation: Federation) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -70,15 +71,20 @@ def deal(federation: Federation, dataset: Dataset) -> Deal:
 
 
 def _dealt(strategy: Strategy, federation: Federation, dataset: Dataset) -> Deal:
-    held = hold_transfer(transfer_set(federation.transfer), dataset, federation.seed)
+    public = transfer_set(federation.transfer)
+    held = hold_transfer(public, dataset, federation.seed)
     training, test = (_samples(dataset, part) for part in ("train", "test"))
-    samples = training.some(held.rest)
+    common, rest = np.empty(0, np.int64), held.rest
+    if federation.val == "common":
+        common, rest = hold_out(rest, VALIDATION, stream(federation.seed, "val"), training.labels[rest])
+    samples = training.some(rest)
     partition = apply(strategy, samples, federation.clients, federation.seed)
     local = strategy.local_test(partition, samples, test, stream(federation.seed, "local_test"))
     train, val = [], []
     for client, shard in enumerate(partition.clients):
-        validating, kept = hold_out(held.rest[shard], VALIDATION, stream(federation.seed, f"val/{client}"))
-        if not len(validating):
+        share = 0.0 if federation.val == "common" else VALIDATION
+        validating, kept = hold_out(rest[shard], share, stream(federation.seed, f"val/{client}"))
+        if share and not len(validating):
             raise PartitionError(
                 f"client {client} holds {len(shard)} samples; at least 2 are needed, one to train on and one to "
                 "validate; use fewer clients, a milder skew or a larger min_size"
@@ -92,10 +98,10 @@ def _dealt(strategy: Strategy, federation: Federation, dataset: Dataset) -> Deal
         federation.seed,
         tuple(train),
         held.transfer,
-        tuple(val),
-        np.concatenate([held.rest[partition.dropped], held.unused]),
+        common if federation.val == "common" else tuple(val),
+        np.concatenate([rest[partition.dropped], held.unused]),
         local.clients,
-        transfer_set(federation.transfer).source,
+        public.source if public else "",
         skew(counts),
     ).checked(len(training), len(test))
 
@@ -105,14 +111,16 @@ def _taken_over(strategy: Manifest, federation: Federation, dataset: Dataset) ->
     found = strategy.read(federation.dataset, len(dataset.train), len(dataset.test), federation.clients)
     public = transfer_set(federation.transfer)
     asked = len(hold_transfer(public, dataset, federation.seed).transfer)
-    if (found.transfer_dataset, len(found.transfer)) != (public.source, asked):
+    source = public.source if public else ""
+    if (found.transfer_dataset, len(found.transfer)) != (source, asked):
         raise PartitionError(
             f"the file holds a transfer set of {len(found.transfer)} samples of "
             f"{found.transfer_dataset or found.dataset}, but transfer = {federation.transfer!r} asks for {asked} of "
-            f"{public.source or federation.dataset}; ask for the one in the file"
+            f"{source or federation.dataset}; ask for the one in the file"
         )
-    if not isinstance(found.val, tuple):
-        raise PartitionError("the file has one validation set for all; each client needs its own")
+    if isinstance(found.val, tuple) is (federation.val == "common"):
+        there = "one a client" if federation.val == "common" else "one for all"
+        raise PartitionError(f"val = {federation.val!r}, but the file has validation samples {there}")
     return found
 
 
@@ -122,14 +130,42 @@ def manifest(federation: Federation) -> Deal:
     Raises:
         UserError: see `deal`.
     """
-    return _kept(federation.dataset, federation.partition, federation.clients, federation.seed, federation.transfer)
+    return _kept(*key(federation))
+
+
+Key = tuple[str, str, int, int, str, Literal["local", "common"]]
+
+
+def key(federation: Federation) -> Key:
+    """What a deal depends on: data set, partition, seed, clients, transfer set, validation."""
+    return (
+        federation.dataset,
+        federation.partition,
+        federation.seed,
+        federation.clients,
+        federation.transfer,
+        federation.val,
+    )
 
 
 @lru_cache(maxsize=64)
-def _kept(dataset: str, partition: str, clients: int, seed: int, transfer: str) -> Deal:
-    source, origin = load(dataset), transfer_set(transfer).source
-    identity = [SCHEMA, np.__version__, dataset, source.fingerprint, partition, clients, seed, transfer, VALIDATION]
-    identity += [load(origin).fingerprint] if origin else []
+def _kept(
+    dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common"]
+) -> Deal:
+    source, public = load(dataset), transfer_set(transfer)
+    identity = [
+        SCHEMA,
+        np.__version__,
+        dataset,
+        source.fingerprint,
+        partition,
+        clients,
+        seed,
+        transfer,
+        VALIDATION,
+        val,
+    ]
+    identity += [load(public.source).fingerprint] if public and public.source else []
     identity += [_digest(file) for file in own_files(partition)]
     path = cache_root() / "partitions" / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]}.json"
     with alone(path):
@@ -139,7 +175,7 @@ def _kept(dataset: str, partition: str, clients: int, seed: int, transfer: str) 
             except PartitionError:
                 path.unlink()  # damaged: dealt anew
         federation = Federation(
-            "local", dataset=dataset, partition=partition, clients=clients, seed=seed, transfer=transfer
+            "local", dataset=dataset, partition=partition, clients=clients, seed=seed, transfer=transfer, val=val
         )
         made = deal(federation, source)
         made.save(path)
@@ -147,16 +183,19 @@ def _kept(dataset: str, partition: str, clients: int, seed: int, transfer: str) 
 
 
 @lru_cache(maxsize=8)
-def altered(dataset: str, partition: str, clients: int, seed: int, transfer: str) -> Partition | None:
+def altered(
+    dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common"]
+) -> Partition | None:
     """What the partition changes in the samples that clients see: transforms, and labels by training position.
 
     None where it changes nothing. A client's training and validation samples are one shard to it.
     """
     strategy = partition_strategy(partition)
-    source, split = load(dataset), _kept(dataset, partition, clients, seed, transfer)
+    source, split = load(dataset), _kept(dataset, partition, seed, clients, transfer, val)
     training = _samples(source, "train")
-    assert isinstance(split.val, tuple)
-    shards = tuple(np.concatenate(own) for own in zip(split.clients, split.val, strict=True))
+    shards = split.clients
+    if isinstance(split.val, tuple):
+        shards = tuple(np.concatenate(own) for own in zip(shards, split.val, strict=True))
     whole = Partition(shards)
     if any(parse(part).file for part in terms(partition, "+")):
         # A user's own strategy may change samples in the deal itself.

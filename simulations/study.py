@@ -31,7 +31,7 @@ from simulations.journal import Journal
 from simulations.provenance import commit, hardware, versions
 from simulations.queue import Queue
 from simulations.recipe import Recipe, settings_of
-from simulations.splits import manifest, own_files
+from simulations.splits import Key, key, manifest, own_files
 
 
 class Watcher:
@@ -161,23 +161,21 @@ class Study:
 
     def _prepare(self, watcher: Watcher) -> list[dict[str, Any]]:
         """Load data and deal partitions before anything is written: whatever is wrong with them is found here."""
-        splits: dict[tuple[str, str, int, int, str], dict[str, Any]] = {}
+        splits: dict[Key, dict[str, Any]] = {}
         for federation in self.recipe.federations:
-            key = (
-                federation.dataset, federation.partition, federation.seed, federation.clients, federation.transfer
-            )  # fmt: skip
-            if key in splits:
+            place = key(federation)
+            if place in splits:
                 continue
             dataset = load(federation.dataset, watcher.preparing)
             split = manifest(federation)
             labels = dataset.labels[dataset.train].numpy()
-            splits[key] = {
-                **dict(zip(("dataset", "partition", "seed", "clients"), key, strict=False)),
+            splits[place] = {
+                **dict(zip(("dataset", "partition", "seed", "clients"), place, strict=False)),
                 "sha256": split.sha256,
                 "classes": list(dataset.classes),
                 "counts": split.counts(labels, len(dataset.classes)).tolist(),
                 "transfer": len(split.transfer),
-                "val": sum(map(len, split.val)),
+                "val": sum(map(len, split.val)) if isinstance(split.val, tuple) else len(split.val),
             }
             _try_models(federation, dataset.shape, len(dataset.classes))
         return list(splits.values())

@@ -38,14 +38,20 @@ class Public:
     """share of what is held out that is used: a sweep over it leaves the clients' own data as they are"""
 
 
-def transfer_set(text: str) -> Public:
-    """The transfer set that a recipe's `transfer` names.
+PRIVATE = "private"
+"""No transfer set: teachers' models travel, and each student distils on its own samples."""
+
+
+def transfer_set(text: str) -> Public | None:
+    """The transfer set that a recipe's `transfer` names; None where it is "private".
 
     Raises:
-        UserError: it is not `public(fraction=…, …)`.
+        UserError: it is neither "private" nor `public(fraction=…, …)`.
     """
     spec = parse(text)
-    form = 'it should be "public(fraction=0.2)" or "public(fraction=0.2, labelled=true)"'
+    form = 'it should be "public(fraction=0.2)", "public(fraction=0.2, labelled=true)" or "private"'
+    if text.strip() == PRIVATE:
+        return None
     if spec.name != "public" or spec.file or spec.argument:
         raise UserError(f"transfer = {text!r} is unknown; {form}")
     values: dict[str, Any] = {
@@ -73,12 +79,14 @@ class Held:
     """(u,) held out but not used, in the federation's own training array"""
 
 
-def hold_transfer(public: Public, dataset: Dataset, seed: int) -> Held:
+def hold_transfer(public: Public | None, dataset: Dataset, seed: int) -> Held:
     """Choose the transfer set: stratified by class, and seeded.
 
     Raises:
         UserError: a class is not there, or there are too few samples.
     """
+    if public is None:
+        return Held(np.empty(0, np.int64), np.arange(len(dataset.train)), np.empty(0, np.int64))
     origin = load(public.source) if public.source else dataset
     labels = origin.labels[origin.train].numpy()
     wanted = np.isin(labels, _labels(public, origin)) if public.classes else np.ones(len(labels), bool)
@@ -99,12 +107,16 @@ def hold_transfer(public: Public, dataset: Dataset, seed: int) -> Held:
 
 
 @lru_cache(maxsize=2)
-def transfer_data(dataset: str, transfer: str, seed: int) -> tuple[Data, bool]:
+def transfer_data(dataset: str, transfer: str, seed: int) -> tuple[Data, bool] | None:
     """The transfer set with its labels, and whether these mean the federation's own classes; once a process.
+
+    None where there is no transfer set.
 
     Images of another data set are brought to the size and channels of the federation's own.
     """
     own, public = load(dataset), transfer_set(transfer)
+    if public is None:
+        return None
     origin = load(public.source) if public.source else own
     index = origin.train[torch.from_numpy(hold_transfer(public, own, seed).transfer)]
     x = fitted(origin.pixels(index), own.shape)
@@ -129,7 +141,7 @@ def fitted(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
 def check_labels(transfer: str, dataset: Dataset) -> None:
     """Raise UserError where labels are asked for that are not those of the data set's own classes."""
     public = transfer_set(transfer)
-    if public.labelled and public.source and load(public.source).classes != dataset.classes:
+    if public and public.labelled and public.source and load(public.source).classes != dataset.classes:
         raise UserError(
             f"transfer = {transfer!r}: {public.source} has other classes than {dataset.name}, so its labels would "
             "teach something else; use labelled=false"
@@ -148,3 +160,9 @@ def _labels(public: Public, origin: Dataset) -> list[int]:
             known = nearest(wanted, origin.classes) if isinstance(wanted, str) else f"labels are 0 to {last}"
             raise UserError(f"transfer: {origin.name} has no class {wanted!r}; {known}")
     return found
+
+
+def labelled(transfer: str) -> bool:
+    """Whether samples that are distilled come with labels: those of the transfer set, or a student's own."""
+    public = transfer_set(transfer)
+    return public is None or public.labelled

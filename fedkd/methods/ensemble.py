@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from fedkd import weights
+from fedkd.knowledge import Knowledge
+from fedkd.method import Method, Refresh
+from fedkd.models import restored_model
+from fedkd.node import Node
+from fedkd.spec import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class Ensemble(Method):
+    """The mean of all clients' probabilities, judged at the server: what their knowledge is worth together.
+
+    Clients train on alone, as with local, and upload their models; nothing comes back. An upper bound for what one
+    model could be taught by them.
+    """
+
+    @property
+    def refresh(self) -> Refresh:
+        return "every round"
+
+    @property
+    def has_global_model(self) -> bool:
+        return True
+
+    def report(self, client: Node) -> Knowledge | None:
+        return Knowledge(weights.packed(client.student))
+
+    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        server.models = {
+            f"client {client}": restored_model(
+                server.specs[client], server.shape, server.classes, weights.unpacked(reports[client])
+            )
+            for client in sorted(reports)
+        }
+        return {}
+
+    def global_model(self, server: Node) -> nn.Module | None:
+        return weights.Ensemble(list(server.models.values()))

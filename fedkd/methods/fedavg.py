@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import nn
+
+from fedkd.errors import UserError
+from fedkd.knowledge import Knowledge
+from fedkd.method import Method, Refresh
+from fedkd.models import restored_model
+from fedkd.node import Node
+from fedkd.spec import STRICT
+from fedkd.weights import average, packed, unpacked
+
+if TYPE_CHECKING:
+    from fedkd.federation import Federation
+
+
+@dataclass(frozen=True, config=STRICT)
+class FedAvg(Method):
+    """Federated averaging: clients train the server's model on their own data, and it becomes their weighted mean.
+
+    McMahan et al. 2017, arXiv 1602.05629. The first model is the mean of the models that the clients start with.
+    The server's model is judged in every round (client −1); the clients' own rows are those of the model after their
+    local steps. Buffers are averaged too.
+    """
+
+    force: bool = False
+    """average models even if they did not start from common weights"""
+
+    @property
+    def refresh(self) -> Refresh:
+        return "every round"
+
+    @property
+    def has_global_model(self) -> bool:
+        return True
+
+    def check(self, federation: Federation, labelled: bool) -> None:  # noqa: ARG002
+        check_alike("fedavg", federation, self.force)
+
+    def report(self, client: Node) -> Knowledge | None:
+        return Knowledge(packed(client.student), samples=torch.tensor(len(client.private)))
+
+    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        ids = sorted(reports)
+        mean = average([unpacked(reports[i]) for i in ids], [float(reports[i]["samples"]) for i in ids])
+        server.models["global"] = restored_model(server.specs[ids[0]], server.shape, server.classes, mean)
+        knowledge = Knowledge(packed(server.models["global"]))
+        return dict.fromkeys(server.learners, knowledge)
+
+    def global_model(self, server: Node) -> nn.Module | None:
+        return server.models["global"]
+
+    def learn(self, client: Node, knowledge: Knowledge) -> None:
+        client.student.load_state_dict(unpacked(knowledge))
+        Method.learn(self, client, Knowledge())
+
+
+def check_alike(name: str, federation: Federation, force: bool) -> None:
+    """Raise UserError, naming the clients, where averaging weights would average what does not belong together."""
+    holders: dict[str, list[int]] = {}
+    for client in federation.learners:
+        holders.setdefault(federation.client_models[client], []).append(client)
+    if len(holders) > 1:
+        listed = "; ".join(f"{model} at clients {', '.join(map(str, ids))}" for model, ids in holders.items())
+        raise UserError(f"{name} averages weights, which needs equal models, but clients hold {listed}")
+    if federation.teachers and set(federation.teachers) != set(federation.learners):
+        raise UserError(f"{name} averages the models of all that learn; leave the recipe key 'teachers' out")
+    if federation.init == "per_client" and not force:
+        raise UserError(
+            f'{name} averages weights, which needs a common start: use init = "common", or {name}(force=true) to '
+            "average nevertheless"
+        )

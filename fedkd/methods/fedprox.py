@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from annotated_types import Ge
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedkd.knowledge import Knowledge
+from fedkd.methods.fedavg import FedAvg, check_alike
+from fedkd.node import Node
+from fedkd.spec import STRICT
+from fedkd.train import Batch, fit
+from fedkd.weights import unpacked
+
+if TYPE_CHECKING:
+    from fedkd.federation import Federation
+
+
+@dataclass(frozen=True, config=STRICT)
+class FedProx(FedAvg):
+    """Federated averaging whose clients are held near the server's model: CE + µ/2·‖w − w_server‖².
+
+    Li et al. 2020, arXiv 1812.06127. At µ = 0 it is fedavg.
+    """
+
+    mu: Annotated[float, Ge(0)] = 0.01
+    """µ, strength of the pull towards the server's model"""
+
+    def check(self, federation: Federation, labelled: bool) -> None:  # noqa: ARG002
+        check_alike("fedprox", federation, self.force)
+
+    def learn(self, client: Node, knowledge: Knowledge) -> None:
+        client.student.load_state_dict(unpacked(knowledge))
+        parameters: list[Tensor] = list(client.student.parameters())
+        server = tuple(parameter.detach().clone() for parameter in parameters)
+
+        def loss(batch: Batch) -> Tensor:
+            pulls = [(mine - its).square().sum() for mine, its in zip(parameters, server, strict=True)]
+            return self.loss(batch) + self.mu / 2 * torch.stack(pulls).sum()
+
+        fit(client, loss, labels=self.labels)

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from pydantic.dataclasses import dataclass
+
+from fedkd.methods.local import Local
+from fedkd.spec import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class Pooled(Local):
+    """One model on everybody's data, as if there were no borders: the upper bound that targets are measured against.
+
+    Client 0's model is pre-trained and trained on the union of all shards, with as many epochs a round as any client;
+    the other clients do not take part.
+    """
+
+    @property
+    def pools(self) -> bool:
+        return True
