@@ -17,7 +17,7 @@ from fedkd.models import build_model, restored_model
 from fedkd.node import Node
 from fedkd.pretrain import pretrain
 from fedkd.store import read_tensors, write_tensors
-from fedkd.weights import predicted
+from fedkd.weights import predicted, unpacked
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def serve(
     began = time.perf_counter()
     device = best_device()
     holdings = holdings.to(device)
-    method = federation.built
-    last = method.preparations + federation.rounds
+    method, plan = federation.built, federation.consolidation
+    last, own = federation.last_exchange, exchange - federation.offset
     node = Node(
         client,
         federation.clients,
@@ -63,8 +63,8 @@ def serve(
         teachers=federation.teachers and federation.tutors,
         specs=federation.client_models,
         shape=holdings.shape,
-        round=max(0, exchange - method.preparations),
-        exchange=exchange,
+        round=max(0, own - method.preparations),
+        exchange=max(0, own),
     )
     model = federation.client_models[client]
     started_right: Tensor | None = None
@@ -75,7 +75,7 @@ def serve(
             model, holdings.shape, holdings.classes, federation.seed, f"init/{owner}", client
         )
         node.student.to(device)
-        epochs = pretrain(node, node.student, model, federation.pretrain) if federation.start == "pretrained" else 0
+        epochs = pretrain(node, node.student, model, federation.pretrain) if federation.start != "random" else 0
         metrics["", "pretrain_epochs"] = epochs
         metrics["", "parameters"] = sum(parameter.numel() for parameter in node.student.parameters())
     else:
@@ -87,31 +87,44 @@ def serve(
         )
         node.state.update(_under("state/", state))
         started_right = state["started_right"]
-        if method.refresh == "once":
+        if method.refresh == "once" and own > 0:
             # Frozen teachers teach in every round, but travel once.
             knowledge = Knowledge({**_under("kept/", state), **knowledge})
 
-    knowledge = predicted(node, knowledge)
-    if node.round > 0:
-        method.learn(node, knowledge)
-    elif exchange > 0:
-        method.prepare(node, knowledge)
-    if exchange == 0 or node.round > 0:
+    handed: Knowledge | None = None
+    if exchange > 0 and own < 0:
+        assert plan is not None
+        handed = plan.hand_over(node, knowledge) if knowledge else None
+    elif plan and own == 0:
+        node.student.load_state_dict(unpacked(knowledge))
+        knowledge = Knowledge()
+    else:
+        knowledge = predicted(node, knowledge)
+        if node.round > 0:
+            method.learn(node, knowledge)
+        elif own > 0:
+            method.prepare(node, knowledge)
+    if exchange == 0 or own == 0 or node.round > 0:
         judged = holdings.judge(node.student, started_right)
         metrics |= judged.metrics
         node.remember_transfer_logits(judged.transfer_logits)
-        if started_right is None:
-            started_right = judged.right
+        started_right = judged.right if started_right is None else started_right
+        if own == 0:
             method.setup(node)
-    report = method.report(node) if reports(federation, exchange, client) else None
+    if own < 0:
+        assert plan is not None
+        report = handed if exchange else plan.report(node)
+    else:
+        report = method.report(node) if reports(federation, exchange, client) else None
 
     goes_on = exchange < last and client in federation.learners
-    if federation.save != "none" and (exchange == 0 or node.round > 0):
+    if federation.save != "none" and (exchange == 0 or own == 0 or node.round > 0):
         keep(federation, node, metrics, store, last=not goes_on)
     if goes_on:
         tensors = {f"model/student/{key}": value for key, value in node.student.state_dict().items()}
         tensors |= {f"state/{key}": value for key, value in node.state.items()}
-        tensors |= {f"kept/{key}": value for key, value in knowledge.items()} if method.refresh == "once" else {}
+        if method.refresh == "once" and own > 0:
+            tensors |= {f"kept/{key}": value for key, value in knowledge.items()}
         assert started_right is not None
         write_tensors(_place(store, client, exchange), tensors | {"started_right": started_right})
     # The last exchange's input stays: the server may still ask for it again.
@@ -129,7 +142,9 @@ def reports(federation: Federation, exchange: int, client: int | None = None) ->
     Teachers report at the start, and those of them that learn after every round where the method asks for it;
     what the preparations find is reported by whoever learns.
     """
-    method = federation.built
+    method, exchange = federation.built, exchange - federation.offset
+    if exchange < 0:
+        return True
     if method.refresh == "never":
         return False
     if 0 < exchange <= method.preparations:

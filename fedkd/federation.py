@@ -11,6 +11,7 @@ from annotated_types import Ge, Interval
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from fedkd.consolidation import Consolidate, consolidation
 from fedkd.method import METHODS, Method
 from fedkd.models import assignment
 from fedkd.node import Pretraining, Training
@@ -50,8 +51,8 @@ class Federation:
     data, uniform, before they are dealt, on which only the server scores"""
     init: Literal["common", "per_client"] = "common"
     """initial weights before pre-training: shared by equal architectures, or each client's own"""
-    start: Literal["pretrained", "random"] = "pretrained"
-    """where the rounds begin"""
+    start: str = "pretrained"
+    """where the rounds begin: "pretrained", "random", or one model for all: "best_client", "average", a method spec"""
     save: Literal["none", "last", "best"] = "none"
     """which of each client's models is kept: none, the last, or the one of best validation accuracy"""
     pretrain: Pretraining = Pretraining()
@@ -82,6 +83,47 @@ class Federation:
             UserError: `models` cannot be given out to so many clients.
         """
         return assignment(self.models, self.clients)
+
+    @cached_property
+    def consolidation(self) -> Consolidate | None:
+        """How the clients' models become one before the method begins; None where they do not.
+
+        Raises:
+            UserError: `start` is unknown.
+        """
+        return consolidation(self.start)
+
+    @property
+    def handovers(self) -> int:
+        """Exchanges in which a client distils before the method begins."""
+        return self.consolidation.handovers(self.clients) if self.consolidation else 0
+
+    @property
+    def offset(self) -> int:
+        """Number of the exchange in which the method begins: 0, or the one in which all take up a common model."""
+        return self.handovers + 1 if self.consolidation else 0
+
+    @property
+    def start_rounds(self) -> int:
+        """Rounds that the consolidation takes."""
+        return max(self.handovers, 1) if self.consolidation else 0
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last round, the consolidation's included."""
+        return self.start_rounds + self.rounds
+
+    @property
+    def last_exchange(self) -> int:
+        """Number of the last exchange."""
+        return self.offset + self.built.preparations + self.rounds
+
+    def round_of(self, exchange: int) -> int:
+        """The round that an exchange is booked in."""
+        if exchange <= self.handovers:
+            return exchange
+        method_round = max(0, exchange - self.offset - self.built.preparations)
+        return self.start_rounds + method_round
 
     def to_json(self) -> str:
         """All settings as one JSON object."""

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from fedkd import wire
 from fedkd.client import has_state, reports
+from fedkd.consolidation import packed_state
 from fedkd.federation import Federation
 from fedkd.holdings import Holdings, Loader, Row
 from fedkd.knowledge import Knowledge
+from fedkd.models import restored_model
 from fedkd.node import SERVER, Node
 from fedkd.store import read_tensors, write_tensors
+from fedkd.weights import unpacked
 
 OnRound = Callable[[int, list[Row]], None]
 """Called with (round, rows) when a round is complete."""
@@ -41,7 +44,7 @@ class Rounds:
         self.store = store
         self.first = 0
         """exchange to begin with"""
-        self.last = self.method.preparations + federation.rounds
+        self.last = federation.last_exchange
         """number of the last exchange"""
         self._knowledge: dict[int, Knowledge] = {}
         self._frozen: dict[int, Knowledge] = {}
@@ -99,15 +102,18 @@ class Rounds:
             sent = self._knowledge.get(client, Knowledge())
             rows.append((client, "", "bytes_down", float(sent.nbytes)))
             rows.append((client, "", "bytes_up", float(knowledge[client].nbytes)))
-        self._node.exchange = exchange
-        self._node.round = max(0, exchange - self.method.preparations)
+        own = exchange - self.federation.offset
+        self._node.exchange = max(0, own)
+        self._node.round = max(0, own - self.method.preparations)
+        told = {client: bag for client, bag in knowledge.items() if bag}
         self._knowledge = {}
-        if reports(self.federation, exchange):
-            if exchange == 0:
+        if own < 0:
+            self._knowledge = self._consolidate(exchange, told)
+        elif reports(self.federation, exchange):
+            if own == 0:
                 self.method.setup(self._node)
                 learners = self.federation.learners
                 self._frozen = {c: bag for c, bag in knowledge.items() if bag and c not in learners}
-            told = {client: bag for client, bag in knowledge.items() if bag}
             self._knowledge = self.method.merge(self._node, told | (self._frozen if self._node.round > 0 else {}))
             if (model := self.method.global_model(self._node)) is not None:
                 judged = self._holdings.judge(model, self._started_right)
@@ -121,17 +127,18 @@ class Rounds:
     def complete(self, exchange: int, rows: list[Row]) -> tuple[int, list[Row]] | None:
         """Book the rows of one exchange; (round, rows) once its round is complete, else None.
 
-        The start and the preparations together are round 0: what they cost is added up there.
+        What the method prepares belongs to the round before it: the start, or the last of a consolidation.
         """
-        preparing = 0 < exchange <= self.method.preparations
+        federation, number = self.federation, self.federation.round_of(exchange)
+        preparing = 0 < exchange - federation.offset <= self.method.preparations
         self._rows = _added(self._rows, rows, preparing)
-        if exchange < self.method.preparations:
+        if exchange < self.last and federation.round_of(exchange + 1) == number:
             return None
         booked, self._rows = self._rows, []
         if self.store is not None and exchange < self.last:
             write_tensors(_place(self.store, exchange), self._checkpoint())
             _place(self.store, exchange - 2).unlink(missing_ok=True)
-        return exchange - self.method.preparations, booked
+        return number, booked
 
     def start(self, grid: Grid, nodes: Sequence[int], on_round: OnRound, timeout: float | None = None) -> None:
         """Run every exchange from `first` on; `on_round` is called as each round completes.
@@ -146,7 +153,10 @@ class Rounds:
 
     def resume(self, after: int) -> bool:
         """Go on after a complete round, from what server and clients left in the store; False if that is gone."""
-        exchange = self.method.preparations + after
+        federation = self.federation
+        exchange = after
+        if after >= federation.start_rounds:
+            exchange = federation.offset + self.method.preparations + after - federation.start_rounds
         if exchange >= self.last:
             self.first = self.last + 1
             return True
@@ -159,6 +169,25 @@ class Rounds:
         self._restore(state)
         self.first = exchange + 1
         return True
+
+    def _consolidate(self, exchange: int, told: dict[int, Knowledge]) -> dict[int, Knowledge]:
+        """What is sent next on the way to a common start; the model as it is now is judged at the server."""
+        plan, server = self.federation.consolidation, self._node
+        assert plan is not None
+        if exchange == 0:
+            server.record("start_rounds", self.federation.start_rounds)
+            asked = plan.begin(server, told)
+        else:
+            asked = plan.proceed(server, exchange, told)
+        model = Knowledge(packed_state(server))
+        judged = self._holdings.judge(
+            restored_model(server.specs[0], server.shape, server.classes, unpacked(model)), None
+        )
+        server.records.update({key: value for key, value in judged.metrics.items() if key[1] in ("accuracy", "loss")})
+        if exchange < self.federation.handovers:
+            return asked
+        server.state.clear()
+        return dict.fromkeys(range(self.federation.clients), model)
 
     def _read(self, exchange: int, replies: Iterable[Message]) -> dict[int, RecordDict]:
         received: dict[int, RecordDict] = {}

@@ -61,7 +61,7 @@ class Distillation(Strategy):
 
     def summary(self) -> None:
         federation = self.rounds.federation
-        log(INFO, "\t└──> %s, %d clients, %d rounds", federation.method, federation.clients, federation.rounds)
+        log(INFO, "\t└──> %s, %d clients, %d rounds", federation.method, federation.clients, federation.last_round)
 
 
 def wait_for_nodes(grid: Grid, count: int, timeout: float = 120.0) -> list[int]:

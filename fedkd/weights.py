@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from fedkd.errors import UserError
 from fedkd.knowledge import Knowledge
 from fedkd.models import Model, restored_model
 from fedkd.node import Node
+
+if TYPE_CHECKING:
+    from fedkd.federation import Federation
 
 TEACHER = "teacher/"
 """Prefix of a teacher's model, followed by its client's id."""
@@ -65,6 +70,23 @@ def average(states: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> 
             mean += state[name].double() * (share / total)
         averaged[name] = (mean if first.is_floating_point() else mean.round()).to(first.dtype)
     return averaged
+
+
+def check_alike(name: str, federation: Federation, force: bool) -> None:
+    """Raise UserError, naming the clients, where averaging weights would average what does not belong together."""
+    holders: dict[str, list[int]] = {}
+    for client in federation.learners:
+        holders.setdefault(federation.client_models[client], []).append(client)
+    if len(holders) > 1:
+        listed = "; ".join(f"{model} at clients {', '.join(map(str, ids))}" for model, ids in holders.items())
+        raise UserError(f"{name} averages weights, which needs equal models, but clients hold {listed}")
+    if federation.teachers and set(federation.teachers) != set(federation.learners):
+        raise UserError(f"{name} averages the models of all that learn; leave the recipe key 'teachers' out")
+    if federation.init == "per_client" and not force:
+        raise UserError(
+            f'{name} averages weights, which needs a common start: use init = "common", or, for a method, '
+            f"{name}(force=true) to average nevertheless"
+        )
 
 
 class Ensemble(nn.Module):

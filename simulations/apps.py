@@ -28,7 +28,7 @@ _LOG = logging.getLogger("flwr")
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """One federation on whatever nodes the grid has; each round is logged, and journalled where `out` is a folder."""
-    from simulations.study import Study
+    from simulations.study import Study, mean_accuracy
 
     use_one_thread()
     config = dict(context.run_config)
@@ -44,10 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     def on_round(number: int, rows: list[Row]) -> None:
         if journal:
             journal.append(number, rows)
-        found = [
-            value for client, split, metric, value in rows if (split, metric) == ("test", "accuracy") and client >= 0
-        ]
-        _LOG.info("round %d of %d: mean test accuracy %.3f", number, federation.rounds, sum(found) / len(found))
+        _LOG.info("round %d of %d: mean test accuracy %.3f", number, federation.last_round, mean_accuracy(rows))
 
     Rounds(federation, load_holdings).start(grid, nodes, on_round)
     tidy_up(grid, nodes)

@@ -24,7 +24,8 @@ _HEADS = {
     "one deals the samples, the others thin them out or change what the clients see.",
     "models": "Recipe key `models`; one file each in `fedkd/models/`. `a|b` gives them out in turn, `a*3|b` by weight, "
     "`0: a | 1-4: b | c` by client.",
-    "datasets": "Recipe key `dataset`; one file each in `fedkd/data/sources/`.",
+    "datasets": "Recipe key `dataset`; one file each in `fedkd/data/sources/`. Each also takes `limit=N`: a seeded "
+    "subset of so many images, stratified by class, for quick studies.",
 }
 
 

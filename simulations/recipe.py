@@ -24,7 +24,7 @@ from simulations.splits import partition_strategy
 from simulations.transfer import labelled
 
 TABLES: dict[str, type[Any]] = {"pretrain": Pretraining, "train": Training, "ray": RaySettings}
-SPECS = ("method", "partition", "transfer")
+SPECS = ("method", "partition", "transfer", "start")
 LISTS = ("students", "teachers")
 """Keys whose value is a list: several such lists sweep."""
 SHIPPED = Path(__file__).parent / "recipes"
@@ -126,6 +126,8 @@ def check(federation: Federation) -> None:
             )
         if len(set(ids)) < len(ids):
             raise UserError(f"recipe key {key!r}: {list(ids)} names a client twice")
+    if federation.consolidation:
+        federation.consolidation.check(federation)
     known = labelled(federation.transfer)
     partition_strategy(federation.partition)
     for model in dict.fromkeys(federation.client_models):

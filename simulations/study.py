@@ -87,11 +87,11 @@ class Study:
         with self._folder():
             self._describe(splits)
             journals = [(federation, self.open(federation)) for federation in self.recipe.federations]
-            pending = [(f, journal) for f, journal in journals if journal.complete() < f.rounds]
+            pending = [(f, journal) for f, journal in journals if journal.complete() < f.last_round]
             for federation, journal in journals:
-                if journal.complete() >= federation.rounds:
+                if journal.complete() >= federation.last_round:
                     self._keep_models(federation, self._store(journal))  # a kill may have come before it
-            watcher.begins(len(pending), sum(f.rounds - journal.complete() for f, journal in pending))
+            watcher.begins(len(pending), sum(f.last_round - journal.complete() for f, journal in pending))
             failures: list[str] = []
             # Flower's nodes are dealt out in equal lanes: federations of one size run together.
             for clients in sorted({federation.clients for federation, _ in pending}):
@@ -124,7 +124,7 @@ class Study:
         name = identify(federation)
         header = {
             "federation": name,
-            "rounds": federation.rounds,
+            "rounds": federation.last_round,
             "settings": settings_of(federation),
             "models": federation.client_models,
         }
@@ -248,7 +248,7 @@ class Study:
 
         def on_round(number: int, rows: list[Row]) -> None:
             journal.append(number, rows if number else [*rows, *skew_rows(federation)])
-            accuracy[number] = _mean_accuracy(rows)
+            accuracy[number] = mean_accuracy(rows)
             queue.started(federation)
             with self._lock:
                 watcher.round(federation, number)
@@ -263,7 +263,7 @@ class Study:
                 journal.begin()
                 rounds = Rounds(federation, load_holdings, store)
             else:
-                accuracy[0] = _mean_accuracy(journal.rows(0))
+                accuracy[0] = mean_accuracy(journal.rows(0))
             rounds.start(lane.grid, lane.nodes[: federation.clients], on_round)
         except Interrupted:
             return
@@ -300,9 +300,11 @@ def skew_rows(federation: Federation) -> list[Row]:
     return rows
 
 
-def _mean_accuracy(rows: list[Row]) -> float:
-    found = [value for client, split, metric, value in rows if client >= 0 and (split, metric) == ("test", "accuracy")]
-    return sum(found) / len(found)
+def mean_accuracy(rows: list[Row]) -> float:
+    """Of the clients, or of the server's model in rounds in which no client is judged."""
+    found = [(client, value) for client, split, metric, value in rows if (split, metric) == ("test", "accuracy")]
+    values = [value for client, value in found if client >= 0] or [value for _, value in found]
+    return sum(values) / len(values)
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:

@@ -223,3 +223,35 @@ class TestSourceStrings:
             kind = SOURCES.find(parse(name))
             assert kind.usage.startswith(name)
             assert summary(kind)
+
+
+class TestLimit:
+    def test_a_subset_keeps_the_proportions_of_border_and_classes(self) -> None:
+        whole, part = load("digits"), load("digits(limit=600)")
+        assert len(part.train) + len(part.test) == 600
+        assert abs(len(part.test) / 600 - len(whole.test) / 1797) < 0.002
+        for split in ("train", "test"):
+            counts, shares = (
+                each.labels[getattr(each, split)].bincount() / len(getattr(each, split)) for each in (part, whole)
+            )
+            assert float((counts - shares).abs().max()) < 0.01
+
+    def test_it_is_part_of_the_whole_and_the_same_again(self) -> None:
+        whole, part, again = load("digits"), load("digits(limit=300)"), load("digits(limit=300)")
+        assert set(part.train.tolist()) <= set(whole.train.tolist())
+        assert set(part.test.tolist()) <= set(whole.test.tolist())
+        assert torch.equal(part.train, again.train)
+        assert part.fingerprint == again.fingerprint != whole.fingerprint
+        assert part.images.data_ptr() == whole.images.data_ptr(), "nothing is copied"
+
+    def test_all_images_are_the_whole(self) -> None:
+        whole = load("digits(limit=1797)")
+        assert torch.equal(whole.train, load("digits").train)
+
+    @pytest.mark.parametrize(
+        ("limit", "message"), [("1798", "there are 1797"), ("5", "no training image of class"), ("-1", "number"),
+                               ("true", "number"), ("2.5", "number")]
+    )  # fmt: skip
+    def test_what_cannot_be_is_refused(self, limit: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            load(f"digits(limit={limit})")

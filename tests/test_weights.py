@@ -146,7 +146,7 @@ class TestFedAvg:
         ("settings", "message"),
         [
             ({"models": "cnn|mlp"}, "cnn at clients 0, 2; mlp at clients 1"),
-            ({"init": "per_client"}, r'init = "common", or fedavg\(force=true\)'),
+            ({"init": "per_client"}, r'init = "common", or, for a method, fedavg\(force=true\)'),
             ({"teachers": (0,)}, "leave the recipe key 'teachers' out"),
         ],
     )

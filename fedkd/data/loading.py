@@ -11,6 +11,7 @@ from fedkd.data.cache import place, remembered
 from fedkd.data.dataset import Dataset
 from fedkd.data.source import Progress
 from fedkd.data.sources import source as found
+from fedkd.data.subset import limited
 
 _RECENT: OrderedDict[Path, Dataset] = OrderedDict()
 _RECENT_SIZE = 4
@@ -22,20 +23,23 @@ def load(source: str, progress: Progress | None = None) -> Dataset:
 
     The first load prepares the data and keeps them under `cache_root()`; later ones, in any process, map that
     file. Changing the user's file, its size or its time, prepares it anew. `progress`, called with (what,
-    done, total), follows the preparation. Raises UserError where the source is unknown, missing or damaged.
+    done, total), follows the preparation. With `limit=N` among the parameters it is a subset: see `limited`.
+    Raises UserError where the source is unknown, missing or damaged.
     """
-    name, origin = found(source)
+    name, origin, limit = found(source)
     path = place(name, origin.stamp())
     with _TURN:
-        if path in _RECENT:
+        known = _RECENT.get(path)
+        if known is not None:
             _RECENT.move_to_end(path)
-            return replace(_RECENT[path], name=source)
+    if known is not None:
+        return limited(replace(known, name=source), limit)
     dataset = remembered(path, lambda: origin.prepare(progress or _silent))
     with _TURN:
         _RECENT[path] = dataset
         while len(_RECENT) > _RECENT_SIZE:
             _RECENT.popitem(last=False)
-    return replace(dataset, name=source)
+    return limited(replace(dataset, name=source), limit)
 
 
 def _silent(what: str, done: int, total: int) -> None: ...

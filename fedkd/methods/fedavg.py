@@ -7,13 +7,12 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from fedkd.errors import UserError
 from fedkd.knowledge import Knowledge
 from fedkd.method import Method, Refresh
 from fedkd.models import restored_model
 from fedkd.node import Node
 from fedkd.spec import STRICT
-from fedkd.weights import average, packed, unpacked
+from fedkd.weights import average, check_alike, packed, unpacked
 
 if TYPE_CHECKING:
     from fedkd.federation import Federation
@@ -58,20 +57,3 @@ class FedAvg(Method):
     def learn(self, client: Node, knowledge: Knowledge) -> None:
         client.student.load_state_dict(unpacked(knowledge))
         Method.learn(self, client, Knowledge())
-
-
-def check_alike(name: str, federation: Federation, force: bool) -> None:
-    """Raise UserError, naming the clients, where averaging weights would average what does not belong together."""
-    holders: dict[str, list[int]] = {}
-    for client in federation.learners:
-        holders.setdefault(federation.client_models[client], []).append(client)
-    if len(holders) > 1:
-        listed = "; ".join(f"{model} at clients {', '.join(map(str, ids))}" for model, ids in holders.items())
-        raise UserError(f"{name} averages weights, which needs equal models, but clients hold {listed}")
-    if federation.teachers and set(federation.teachers) != set(federation.learners):
-        raise UserError(f"{name} averages the models of all that learn; leave the recipe key 'teachers' out")
-    if federation.init == "per_client" and not force:
-        raise UserError(
-            f'{name} averages weights, which needs a common start: use init = "common", or {name}(force=true) to '
-            "average nevertheless"
-        )

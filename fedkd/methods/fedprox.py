@@ -8,11 +8,11 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedkd.knowledge import Knowledge
-from fedkd.methods.fedavg import FedAvg, check_alike
+from fedkd.methods.fedavg import FedAvg
 from fedkd.node import Node
 from fedkd.spec import STRICT
 from fedkd.train import Batch, fit
-from fedkd.weights import unpacked
+from fedkd.weights import check_alike, unpacked
 
 if TYPE_CHECKING:
     from fedkd.federation import Federation

@@ -11,8 +11,12 @@ from fedkd.spec import Catalogue, parse
 SOURCES: Catalogue[Source] = Catalogue("data source", __name__, Source)  # type: ignore[type-abstract]
 
 
-def source(text: str) -> tuple[str, Source]:
-    """(name, source object) of a source string; UserError where it is not known."""
+LIMIT = "limit"
+"""The parameter that every source has: `npz:FILE(limit=6000)` is a subset of so many images."""
+
+
+def source(text: str) -> tuple[str, Source, int]:
+    """(name, source object, limit or 0) of a source string; UserError where it is not known."""
     name = text.partition(":")[0].partition("(")[0].strip()
     if name not in SOURCES.names:
         hint = nearest(name, SOURCES.names)
@@ -21,4 +25,8 @@ def source(text: str) -> tuple[str, Source]:
         raise UserError(f"unknown data source {text!r}; {hint}")
     if text.endswith(":"):
         raise UserError(f"data source {text!r}: it is written {SOURCES.find(parse(name)).usage}")
-    return name, SOURCES.build(text)
+    spec = parse(text)
+    limit = spec.arguments.pop(LIMIT, 0)
+    if type(limit) is not int or limit < 0:
+        raise UserError(f"data source {name}: limit={limit!r}; it is a number of images, or 0 for all")
+    return name, SOURCES.build(str(spec)), limit
