@@ -105,10 +105,12 @@ def serve(
         elif own > 0:
             method.prepare(node, knowledge)
     if exchange == 0 or own == 0 or node.round > 0:
-        judged = holdings.judge(node.student, started_right)
+        judged = holdings.judge(node.student, started_right, detailed=exchange in (0, last))
         metrics |= judged.metrics
         node.remember_transfer_logits(judged.transfer_logits)
         started_right = judged.right if started_right is None else started_right
+        if node.round > 0 and "logits" in knowledge:
+            metrics |= holdings.judge_teacher(judged.transfer_logits, knowledge["logits"].to(device))
         if own == 0:
             method.setup(node)
     if own < 0:

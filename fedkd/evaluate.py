@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fedkd.losses import cross_entropy
@@ -15,6 +16,32 @@ def right(logits: Tensor, labels: Tensor) -> Tensor:
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of the n samples whose (n, classes) logits are highest at their (n,) label."""
     return float(right(logits, labels).double().mean())
+
+
+def class_accuracies(logits: Tensor, labels: Tensor) -> dict[int, float]:
+    """Accuracy on the samples of each class that has any, by class."""
+    correct, number = right(logits, labels), logits.shape[1]
+    counts = torch.bincount(labels, minlength=number)
+    hits = torch.bincount(labels, weights=correct.double(), minlength=number)
+    return {label: float(hits[label] / counts[label]) for label in range(number) if counts[label]}
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Expected calibration error: |accuracy − mean confidence| in equal bins of confidence, weighted by their samples.
+
+    Guo et al. 2017, arXiv 1706.04599; 0 where the highest probability is as often right as it says.
+    """
+    confidence = logits.double().softmax(dim=1).amax(dim=1)
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gap = right(logits, labels).double() - confidence
+    return float(torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add_(0, place, gap).abs().sum()) / len(
+        labels
+    )
+
+
+def agreement(one: Tensor, other: Tensor) -> float:
+    """Share of the n samples on which two (n, classes) predictions have the same arg max."""
+    return float(one.argmax(dim=1).eq(other.argmax(dim=1)).double().mean())
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fedkd.evaluate import accuracy, mean_loss
+from fedkd.evaluate import accuracy, agreement, calibration_error, class_accuracies, mean_loss
 from fedkd.evaluate import right as which_right
 from fedkd.federation import Federation
 from fedkd.models.architecture import Shape
@@ -41,11 +41,12 @@ class Holdings:
         judged = {split: part.to(device) for split, part in self.judged.items()}
         return Holdings(self.shape, self.classes, data, val, transfer, judged)
 
-    def judge(self, model: nn.Module, started_right: Tensor | None) -> Judgement:
-        """Accuracy and loss of a model on every judged split, in one forward pass.
+    def judge(self, model: nn.Module, started_right: Tensor | None, detailed: bool = False) -> Judgement:
+        """Accuracy and loss of a model on every judged split, in one forward pass; calibration on the test split.
 
         `started_right` is the (n,) bool mask of test samples that were right at the start; with it, knowledge
-        gained (wrong → right) and lost (right → wrong) are shares of all test samples.
+        gained (wrong → right) and lost (right → wrong) are shares of all test samples. `detailed` adds the accuracy
+        on each class of the test split.
         """
         splits = {name: data for name, data in self.judged.items() if len(data)}
         if not splits:
@@ -67,7 +68,27 @@ class Holdings:
             before = right if started_right is None else started_right
             metrics["test", "gained"] = float((right & ~before).double().mean())
             metrics["test", "lost"] = float((before & ~right).double().mean())
+            metrics["test", "ece"] = calibration_error(logits["test"], labels)
+            if detailed:
+                each = class_accuracies(logits["test"], labels)
+                metrics |= {("test", f"accuracy/{label}"): value for label, value in each.items()}
         return Judgement(metrics, logits.get("transfer"), right)
+
+    def judge_teacher(self, student: Tensor | None, teacher: Tensor) -> dict[tuple[str, str], float]:
+        """How good soft labels are on the transfer set, and how often a student agrees with them.
+
+        `student` (n, classes), after it has learnt from them; `teacher` (n, classes) or (teachers, n, classes), whose mean
+        counts. Nothing where the transfer set's labels are not known, or the soft labels are of other samples.
+        """
+        merged = teacher.float().mean(0) if teacher.dim() == 3 else teacher.float()
+        transfer = self.judged.get("transfer")
+        if transfer is None or transfer.y is None or len(merged) != len(transfer):
+            return {}
+        metrics = {
+            ("transfer", "teacher_accuracy"): accuracy(merged, transfer.y),
+            ("transfer", "teacher_loss"): mean_loss(merged, transfer.y),
+        }
+        return metrics | ({} if student is None else {("transfer", "agreement"): agreement(student, merged)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -194,9 +194,9 @@ class Watched(Holdings):
 
     seen: list[Weights] = field(default_factory=list)
 
-    def judge(self, model: nn.Module, started_right: Tensor | None) -> Judgement:
+    def judge(self, model: nn.Module, started_right: Tensor | None, detailed: bool = False) -> Judgement:
         self.seen.append(weights(model))
-        return super().judge(model, started_right)
+        return super().judge(model, started_right, detailed)
 
 
 @dataclass(frozen=True, eq=False)
