@@ -77,8 +77,8 @@ class Holdings:
     def judge_teacher(self, student: Tensor | None, teacher: Tensor) -> dict[tuple[str, str], float]:
         """How good soft labels are on the transfer set, and how often a student agrees with them.
 
-        `student` (n, classes), after it has learnt from them; `teacher` (n, classes) or (teachers, n, classes), whose mean
-        counts. Nothing where the transfer set's labels are not known, or the soft labels are of other samples.
+        `student` (n, classes), after it has learnt from them; `teacher` (n, classes) or (teachers, n, classes), whose
+        mean counts. Nothing where the transfer set's labels are not known, or the soft labels are of other samples.
         """
         merged = teacher.float().mean(0) if teacher.dim() == 3 else teacher.float()
         transfer = self.judged.get("transfer")

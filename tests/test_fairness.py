@@ -16,8 +16,7 @@ from torch import Tensor
 from fedkd.data import load as load_dataset
 from fedkd.evaluate import accuracy
 from fedkd.federation import Federation
-from fedkd.holdings import Holdings, Judgement
-from fedkd.models import Model
+from fedkd.holdings import Holdings
 from fedkd.node import SERVER, Data, Node, Training
 from fedkd.streams import stream
 from simulations.data import load_holdings
@@ -114,14 +113,17 @@ def hidden_labels(data: Data) -> Data:
 
 @pytest.fixture
 def only_judges_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opens what is unreadable for as long as `Holdings.judge` runs, and for nothing else."""
-    judge = Holdings.judge
+    """Opens what is unreadable for as long as `Holdings` judges, and for nothing else."""
 
-    def openly(self: Holdings, model: Model, started_right: Tensor | None) -> Judgement:
-        with judging():
-            return judge(self, model, started_right)
+    def opened(judge: Callable[..., Any]) -> Callable[..., Any]:
+        def openly(*given: Any, **named: Any) -> Any:
+            with judging():
+                return judge(*given, **named)
 
-    monkeypatch.setattr(Holdings, "judge", openly)
+        return openly
+
+    for judge in ("judge", "judge_teacher"):
+        monkeypatch.setattr(Holdings, judge, opened(getattr(Holdings, judge)))
 
 
 class TestStart:
