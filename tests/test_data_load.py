@@ -255,3 +255,16 @@ class TestLimit:
     def test_what_cannot_be_is_refused(self, limit: str, message: str) -> None:
         with pytest.raises(UserError, match=message):
             load(f"digits(limit={limit})")
+
+
+def test_a_relative_path_is_looked_for_in_the_mirror_too(
+    arrays: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(f"npz:{arrays.name}")
+    monkeypatch.setenv("FEDKD_DATA", str(arrays.parent))
+    found = load(f"npz:{arrays.name}")
+    assert found.name == f"npz:{arrays.name}"
+    assert found.fingerprint == load(f"npz:{arrays}").fingerprint

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import math
 import re
 import typing
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from fedkd.wire import from_arrays, to_arrays
 from tests.small import (
     LABELLED,
     OWN,
+    TRAINING,
     UNLABELLED,
     Outcome,
     every_method,
@@ -226,12 +229,13 @@ class TestState:
 def _runs(spec: str) -> bool:
     """Whether a method that is not refused on some transfer set runs on it, one round, to finite numbers."""
     method, ran = METHODS.build(spec), False
-    for transfer in (UNLABELLED, LABELLED):
+    for transfer, steps in itertools.product((UNLABELLED, LABELLED), (0, 1)):
+        of = small(spec, transfer=transfer, rounds=1, train=replace(TRAINING, steps=steps))
         try:
-            method.check(small(spec), transfer == LABELLED)
+            method.check(of, transfer == LABELLED)
         except UserError:
             continue
-        outcome = federate(small(spec, transfer=transfer, rounds=1))
+        outcome = federate(of)
         assert all(math.isfinite(value) for value in outcome.rows.values())
         ran = True
     return ran

@@ -207,9 +207,9 @@ class TestCatalogue:
         ("text", "said"),
         [
             ("kdd", "did you mean 'kd'?"),
-            ("tuned", "did you mean 'tuned_kd'?"),
+            ("tunedkd", "did you mean 'tuned_kd'?"),
             ("dpkd", "did you mean 'dp_kd'?"),
-            ("zzzzzz", "Known: dml, dp_kd, kd, local, tuned_kd"),
+            ("zzzzzz", "Known: " + ", ".join(METHODS.names)),
             ("kd(temprature=2.0)", "did you mean 'temperature'?"),
             ("dp_kd(maks='supervised')", "did you mean 'mask'?"),
             ("local(temperature=2.0)", "Known: public"),

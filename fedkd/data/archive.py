@@ -13,10 +13,11 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from io import BufferedIOBase, BufferedReader
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from fedkd.data.source import Progress
+from fedkd.data.stamps import located
 from fedkd.errors import UserError
 
 LARGEST = 64 * 2**20
@@ -56,7 +57,7 @@ def archive_files(
     """
     kind = "tar"
     try:
-        with Path(path).expanduser().open("rb") as raw:
+        with located(path).open("rb") as raw:
             found = _Found(path, wanted, progress, largest, raw)
             kind = "zip" if raw.read(2) == b"PK" else "tar"
             raw.seek(0)

@@ -9,9 +9,22 @@ from pathlib import Path
 from fedkd.errors import UserError
 
 
+def located(path: str) -> Path:
+    """Where a file or folder is that the user names: a relative path is looked for below $FEDKD_DATA too.
+
+    A recipe can so name its data without a word about the machine. What is nowhere keeps the path as it was given.
+    """
+    here = Path(path).expanduser()
+    mirror = os.environ.get("FEDKD_DATA")
+    if mirror and not here.is_absolute() and not here.exists():
+        there = Path(mirror).expanduser() / here
+        return there if there.exists() else here
+    return here
+
+
 def file_stamp(path: str) -> list[str | int]:
     """Absolute path, size and time of one file; UserError where there is none."""
-    absolute = Path(path).expanduser().absolute()
+    absolute = located(path).absolute()
     try:
         found = absolute.stat()
     except OSError as error:
@@ -23,7 +36,7 @@ def file_stamp(path: str) -> list[str | int]:
 
 def folder_stamp(path: str) -> list[object]:
     """Absolute path, and name, size and time of everything below; UserError where it cannot be read."""
-    absolute = Path(path).expanduser().absolute()
+    absolute = located(path).absolute()
     try:
         found = [(entry.path, entry.stat()) for entry in below(absolute)]
     except OSError as error:

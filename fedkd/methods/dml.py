@@ -1,36 +1,84 @@
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
+import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedkd import ensemble
+from fedkd.errors import UserError
+from fedkd.knowledge import Knowledge, to_wire
 from fedkd.losses import cross_entropy, kl
 from fedkd.method import Method, Refresh, Wire
-from fedkd.node import Node
+from fedkd.node import Data, Node
 from fedkd.spec import STRICT
+from fedkd.streams import stream
 from fedkd.train import Batch
+
+if TYPE_CHECKING:
+    from fedkd.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)
 class DML(Method):
     """Deep mutual learning: all clients learn from each other at once, CE + mean of KL(peer ‖ own) over the peers.
 
-    Zhang et al. 2018, arXiv 1706.00384. The gradient of the mean of KL(p_j ‖ p_i) over the peers is that of KL to the
-    mean of their probabilities, so one matrix travels to each client. It follows that dml takes exactly the
-    steps of `kd(temperature=1.0, weight=0.5, merge_by="probabilities", refresh="every round")` at twice its
-    learning rate.
+    Zhang et al. 2018, arXiv 1706.00384: their equation for K models has the mean over the K − 1 peers, their code the
+    sum. The gradient of the mean of KL(p_j ‖ p_i) over the peers is that of KL to the mean of their probabilities, so
+    one matrix travels to each client. It follows that dml takes exactly the steps of
+    `kd(temperature=1.0, weight=0.5, merge_by="probabilities", refresh="every round")` at twice its learning rate.
+
+    Their algorithm exchanges predictions at every batch and updates the models one after the other on that batch:
+    `dml(order="alternating", sync="step")`. To exchange once a round, and to let all learn at once, are ours; so is
+    that predictions are made in evaluation mode.
     """
 
     reduce: Literal["mean", "sum"] = "mean"
     """over the peers: mean, or sum as in the authors' code, which weighs peers more the more there are"""
+    order: Literal["simultaneous", "alternating"] = "simultaneous"
+    """who learns in a round: all, or one client after the other; the rest take no step and send nothing new"""
+    sync: Literal["round", "step"] = "round"
+    """how often predictions travel: once a round, or at every step, on one common batch (needs [train] steps = 1)"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
 
     @property
     def refresh(self) -> Refresh:
         return "every round"
+
+    def check(self, federation: Federation, labelled: bool) -> None:
+        Method.check(self, federation, labelled)
+        if self.sync == "step" and federation.train.steps != 1:
+            found = federation.train.steps or f"0 (and epochs = {federation.train.epochs})"
+            raise UserError(
+                f'method dml: sync = "step" makes a round of every step, but [train] has steps = {found}; '
+                "use steps = 1, and as many rounds as steps are wanted"
+            )
+
+    def report(self, client: Node) -> Knowledge | None:
+        if not self._has_news(client):
+            return None
+        if self.sync == "round" or client.exchanges_models:
+            return Method.report(self, client)
+        logits = to_wire(client.transfer_logits(), self.wire)
+        if client.id not in client.learners:
+            return Knowledge(everywhere=logits)  # it is asked but once, before the batches to come
+        return Knowledge(logits=logits[self.common_batch(client, client.round + 1)])
+
+    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        if self.order == "alternating":
+            reports = _latest(server, reports)
+        if self.sync == "step" and not server.exchanges_models:
+            index = self.common_batch(server, server.round + 1)
+            reports = {
+                client: Knowledge(logits=bag["everywhere"][index]) if "everywhere" in bag else bag
+                for client, bag in reports.items()
+            }
+        students = tuple(student for student in server.learners if self._learns(server, student, server.round + 1))
+        return Method.merge(self, replace(server, students=students), reports)
 
     def combine(self, node: Node, predictions: Tensor) -> Tensor:  # noqa: ARG002
         return ensemble.mean_probabilities(predictions)
@@ -42,3 +90,50 @@ class DML(Method):
         return cross_entropy(batch.labelled, batch.labels) + peers * kl(
             batch.student, batch.teacher, weights=batch.weights
         )
+
+    def learn(self, client: Node, knowledge: Knowledge) -> None:
+        if not self._learns(client, client.id, client.round):
+            return
+        whole = client.transfer
+        if self.sync == "step" and whole is not None:
+            index = self.common_batch(client, client.round)
+            client.transfer = Data(whole.x[index], None if whole.y is None else whole.y[index])
+        Method.learn(self, client, knowledge)
+        client.transfer = whole
+
+    def common_batch(self, node: Node, round: int) -> Tensor:
+        """(batch,) indices of the transfer samples on which all exchange predictions for a round's step.
+
+        They run through reshuffled passes over the transfer set, drawn from the seed and the round alone. In the
+        alternating order one batch serves until everybody has learnt from it.
+        """
+        number = (round - 1) // (len(node.learners) if self.order == "alternating" else 1)
+        n = len(node.public)
+        size = min(node.training.batch_size, n)
+        start, stop = number * size, (number + 1) * size
+        passes = range(start // n, -(-stop // n))
+        order = [torch.randperm(n, generator=stream(node.seed, "dml/transfer", part)) for part in passes]
+        return torch.cat(order)[start % n :][:size].to(node.device)
+
+    def _learns(self, node: Node, client: int, round: int) -> bool:
+        """Whether a client that may learn does so in a round: all do, or the one whose turn it is."""
+        return self.order == "simultaneous" or node.learners.index(client) == round % len(node.learners)
+
+    def _has_news(self, client: Node) -> bool:
+        """Whether the server does not know yet what a client would report: it has learnt, or the batch is another."""
+        if client.round == 0 or self._learns(client, client.id, client.round):
+            return True
+        return self.sync == "step" and not client.exchanges_models and client.round % len(client.learners) == 0
+
+
+def _latest(server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+    """The last report of everyone who ever reported: whoever has not learnt since knows what it knew."""
+    for client, bag in reports.items():
+        server.state.update({f"latest/{client}/{name}": tensor for name, tensor in bag.items()})
+    latest: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in server.state.items():
+        kind, _, rest = key.partition("/")
+        if kind == "latest":  # a search around the method keeps things of its own there
+            client_id, _, name = rest.partition("/")
+            latest.setdefault(int(client_id), {})[name] = tensor
+    return {client: Knowledge(bag) for client, bag in latest.items()}

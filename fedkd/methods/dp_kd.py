@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -8,13 +9,15 @@ from torch import Tensor
 
 from fedkd.ensemble import confidence, most_confident
 from fedkd.errors import UserError
-from fedkd.knowledge import over_the_wire
+from fedkd.evaluate import accuracy
+from fedkd.knowledge import Knowledge, over_the_wire
 from fedkd.losses import Temperature, kl
 from fedkd.method import Method, Wire
 from fedkd.node import Node
 from fedkd.spec import STRICT
-from fedkd.teachers import Teachers
-from fedkd.train import Batch, Labels, Target
+from fedkd.teachers import Teachers, choose
+from fedkd.train import Batch, Labels, Target, fit
+from fedkd.weights import average, bundled
 
 if TYPE_CHECKING:
     from fedkd.federation import Federation
@@ -25,12 +28,24 @@ class DPKD(Method):
     """Data-partitioning KD: learn from the teacher where it is better, and from one's own frozen past elsewhere.
 
     Roth et al. 2023, "Fantastic Gains and Where to Find Them" (KL-Dist with data partitioning), arXiv 2310.17653: no
-    cross-entropy, T = 1, ties go to the student. With several teachers the best one is taken per sample, the student
-    included (their parallel form).
+    cross-entropy, T = 1, ties go to the student. Their controls: KL-Dist, all from the teacher, is `kd(weight=1.0)`;
+    XE-KL is `kd(weight=0.5)`; all from oneself is `kd(weight=1.0, teachers="self")`.
+
+    Several teachers, in each of their three forms. Parallel: per sample the best of all teachers and the student
+    itself. Sequential: one teacher after the other within a round, the frozen past being renewed whenever the teacher
+    changes. Soup: one student for each teacher, all from the round's start, then the mean of their weights and buffers.
+
+    How a round is divided is ours: its steps go to the teachers in equal shares, and what is left over to some of
+    them in turn, on from round to round. With fewer steps than teachers, those without a step wait for a later round
+    and are no part of the soup.
     """
 
     mask: Literal["unsupervised", "supervised"] = "unsupervised"
     """where a teacher is better: higher max p, or higher p of the true label (needs a labelled transfer set)"""
+    form: Literal["parallel", "sequential", "soup"] = "parallel"
+    """several teachers: the best one for each sample, one after the other, or the mean of a student of each"""
+    order: Literal["desc", "asc"] = "desc"
+    """sequential: teachers from the best to the worst on their own validation samples, or from the worst to the best"""
     temperature: Temperature = 1.0
     """T, softens both predictions"""
     teachers: Teachers = "others"
@@ -49,12 +64,40 @@ class DPKD(Method):
                 'method dp_kd: mask = "supervised" compares predictions of the true label, but the transfer set is '
                 'unlabelled; use mask="unsupervised", or transfer = "public(fraction=…, labelled=true)" for all methods'
             )
+        if self.form == "sequential" and federation.val == "common":
+            raise UserError(
+                'method dp_kd: form = "sequential" orders teachers by accuracy on their own validation samples, which '
+                'val = "common" leaves them without; use val = "local"'
+            )
 
     def setup(self, node: Node) -> None:
-        # What the teachers' predictions went through on the wire, the student's own go through too: otherwise
-        # rounding would break the ties that belong to the student.
         if node.data is not None:
-            node.state["anchor"] = over_the_wire(node.transfer_logits(), self.wire)
+            node.state["anchor"] = self._own(node)
+
+    def report(self, client: Node) -> Knowledge | None:
+        report = Method.report(self, client)
+        assert report is not None
+        return Knowledge(report, score=_score(client)) if self.form == "sequential" else report
+
+    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        if self.form == "parallel":
+            return Method.merge(self, server, reports)
+        scores = {client: float(bag.get("score", torch.tensor(0.0))) for client, bag in reports.items()}
+        known = {
+            client: Knowledge({name: value for name, value in bag.items() if name != "score"})
+            for client, bag in reports.items()
+        }
+        sign = -1 if self.order == "desc" else 1
+        merged = {}
+        for student in server.learners:
+            rng = server.rng("teachers", student, server.exchange)
+            teachers = choose(self.teachers, student, server.tutors, rng)
+            teachers.sort(key=lambda teacher: (sign * scores[teacher], teacher))
+            if server.exchanges_models:
+                merged[student] = bundled(known, teachers)
+            else:
+                merged[student] = Knowledge(logits=torch.stack([known[teacher]["logits"] for teacher in teachers]))
+        return merged
 
     def combine(self, node: Node, predictions: Tensor) -> Tensor:
         return most_confident(predictions, self._labels(node))
@@ -64,12 +107,71 @@ class DPKD(Method):
         teacher, anchor = self.combine(client, predictions), client.state["anchor"]
         labels = self._labels(client)
         better = confidence(teacher, labels) > confidence(anchor, labels)
-        return Target(torch.where(better.unsqueeze(1), teacher, anchor))
+        logits = torch.where(better.unsqueeze(1), teacher, anchor)
+        return Target(logits, on="private" if client.exchanges_models else "transfer")
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None
         return kl(batch.student, batch.teacher, self.temperature, batch.weights)
 
+    def learn(self, client: Node, knowledge: Knowledge) -> None:
+        if self.form == "parallel":
+            Method.learn(self, client, knowledge)
+            return
+        teachers = client.predictions(knowledge)
+        start = _copied(client) if self.form == "soup" else {}
+        students = []
+        for teacher, steps, first in turns(client, len(teachers)):
+            if self.form == "soup":
+                client.student.load_state_dict(start)
+            target = self.target(client, teachers[teacher : teacher + 1])
+            fit(client, self.loss, target, labels=self.labels, steps=steps, first=first)
+            if self.form == "soup":
+                students.append(_copied(client))
+            elif len(teachers) > 1:  # a teacher that nobody follows goes on
+                client.state["anchor"] = self._own(client)
+        if students:
+            client.student.load_state_dict(average(students, [1.0] * len(students)))
+            client.remember_transfer_logits(None)
+
+    def _own(self, client: Node) -> Tensor:
+        """(n, classes) logits of the student as it is now.
+
+        What the teachers' predictions went through on the wire, the student's own go through too: otherwise rounding
+        would break the ties that belong to the student.
+        """
+        logits = client.transfer_logits()
+        return logits if client.exchanges_models else over_the_wire(logits, self.wire)
+
     def _labels(self, node: Node) -> Tensor | None:
-        return node.public.y if self.mask == "supervised" else None
+        return node.distilled.y if self.mask == "supervised" else None
+
+
+def _score(client: Node) -> Tensor:
+    """Accuracy on the client's own validation samples; 0 where it holds none."""
+    val = client.val
+    if val is None or val.y is None or not len(val):
+        return torch.tensor(0.0, dtype=torch.float64)
+    return torch.tensor(accuracy(client.predict(val.x), val.y), dtype=torch.float64)
+
+
+def turns(client: Node, teachers: int) -> Iterator[tuple[int, int, int]]:
+    """(teacher, its steps, number of the first) for every teacher with steps in this round, in the teachers' order.
+
+    Together they are the steps of any method's round, on the same batches. Over as many rounds as there are teachers,
+    all have the same number.
+    """
+    total = client.training.steps_a_round(len(client.private))
+    share, rest = divmod(total, teachers)
+    first = (client.round - 1) * total
+    for teacher in range(teachers):
+        waited = (teacher - (client.round - 1) * rest) % teachers
+        steps = share + (waited < rest)
+        if steps:
+            yield teacher, steps, first
+        first += steps
+
+
+def _copied(client: Node) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in client.student.state_dict().items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from annotated_types import Interval
@@ -8,12 +9,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedkd import ensemble
+from fedkd.knowledge import Knowledge, over_the_wire
 from fedkd.losses import OBJECTIVES, Temperature, cross_entropy
 from fedkd.method import Method, Wire
 from fedkd.node import Node
 from fedkd.spec import STRICT
 from fedkd.teachers import Teachers
-from fedkd.train import Batch, Labels
+from fedkd.train import Batch, Labels, Target
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,6 +24,9 @@ class KD(Method):
 
     Hinton et al., arXiv 1503.02531; between pre-trained peers: Alballa & Canini, arXiv 2402.14922. The fixed
     T = 1 and w = 0.5 of the untuned form are our reading.
+
+    Beside dp_kd, `kd(weight=1.0)` is its control KL-Dist and `kd(weight=0.5)` its control XE-KL. With
+    `teachers="self"` a client is taught by its own past, which it knows: nothing travels.
     """
 
     temperature: Temperature = 1.0
@@ -50,6 +55,22 @@ class KD(Method):
     @property
     def labels(self) -> Labels:
         return "all" if self.weight < 1 else "none"
+
+    def report(self, client: Node) -> Knowledge | None:
+        if self.teachers != "self":
+            return Method.report(self, client)
+        # Rounded as if it travelled, so that its own teacher is to a client what another one would be.
+        own = client.transfer_logits()
+        client.state["own"] = own if client.exchanges_models else over_the_wire(own, self.wire)
+        return None
+
+    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        if self.teachers == "self":
+            return dict.fromkeys(server.learners, Knowledge())
+        return Method.merge(self, server, reports)
+
+    def target(self, client: Node, predictions: Tensor | None) -> Target | None:
+        return Method.target(self, client, client.state["own"].unsqueeze(0) if self.teachers == "self" else predictions)
 
     def combine(self, node: Node, predictions: Tensor) -> Tensor:  # noqa: ARG002
         if self.merge_by == "logits":

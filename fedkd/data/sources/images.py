@@ -11,7 +11,7 @@ from fedkd.data.border import seeded_test
 from fedkd.data.decoding import SUFFIXES, decode
 from fedkd.data.layout import arrange
 from fedkd.data.source import Prepared, Progress, Source
-from fedkd.data.stamps import below, file_stamp, folder_stamp
+from fedkd.data.stamps import below, file_stamp, folder_stamp, located
 from fedkd.spec import STRICT
 
 
@@ -30,14 +30,14 @@ class Images(Source):
 
     def stamp(self) -> object:
         """Path, size and time of the archive, or of every file of the folder."""
-        if Path(self.argument).expanduser().is_dir():
+        if located(self.argument).is_dir():
             return folder_stamp(self.argument)
         return file_stamp(self.argument)
 
     def prepare(self, progress: Progress) -> Prepared:
         """Decode all images, in the order of their names: a folder and its archive give the same data set."""
         where = self.argument
-        root = Path(where).expanduser()
+        root = located(where)
         contents: dict[str, bytes] = {}
         if root.is_dir():
             found = {Path(entry.path).relative_to(root).as_posix(): entry for entry in below(root)}

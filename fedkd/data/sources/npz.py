@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from fedkd.data.border import seeded_test
 from fedkd.data.source import Prepared, Progress, Source, class_labels
-from fedkd.data.stamps import file_stamp
+from fedkd.data.stamps import file_stamp, located
 from fedkd.errors import UserError
 from fedkd.spec import STRICT
 
@@ -78,7 +77,7 @@ def _flags(arrays: dict[str, NDArray[Any]], n: int) -> str:
 def _read(where: str, progress: Progress) -> dict[str, NDArray[Any]]:
     try:
         # Opened here, as np.load leaves a file open in which it finds no archive.
-        with Path(where).expanduser().open("rb") as file:
+        with located(where).open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise UserError(f"{where} is a single array; an .npz archive with images and labels is needed")
@@ -94,7 +93,7 @@ def _read(where: str, progress: Progress) -> dict[str, NDArray[Any]]:
         raise
     # NotImplementedError is what zipfile raises for a compression that it does not know.
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if not zipfile.is_zipfile(Path(where).expanduser()):
+        if not zipfile.is_zipfile(located(where)):
             # Whatever is no archive, NumPy takes for a pickle, and says how to load it unsafely.
             raise UserError(f"{where} is damaged or no .npz archive; write it with numpy.savez") from error
         if "allow_pickle" in str(error):

@@ -1,0 +1,583 @@
+"""Data-partitioning KD: masks against loops over samples, three forms against loops over steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedkd.errors import UserError
+from fedkd.evaluate import accuracy
+from fedkd.federation import Federation
+from fedkd.holdings import Holdings
+from fedkd.knowledge import Knowledge, over_the_wire
+from fedkd.method import METHODS, Method
+from fedkd.methods.dp_kd import DPKD, turns
+from fedkd.node import Data, Node, Training
+from fedkd.streams import stream
+from tests.small import (
+    CLASSES,
+    LABELLED,
+    MODEL,
+    TRAINING,
+    UNLABELLED,
+    Weights,
+    distance,
+    drawn,
+    federate,
+    load,
+    model,
+    node,
+    same_knowledge,
+    same_weights,
+    server,
+    small,
+    start,
+    weights,
+)
+from tests.small import own_cache as own_cache
+
+MASKS = pytest.mark.parametrize("mask", ["unsupervised", "supervised"])
+FORMS = pytest.mark.parametrize("form", ["parallel", "sequential", "soup"])
+SEVERAL = pytest.mark.parametrize("form", ["sequential", "soup"])
+
+
+def logits(*name: int | str, n: int = 14, teachers: int | None = None) -> Tensor:
+    """Random logits (n, classes) or (teachers, n, classes), by name."""
+    shape = (n, CLASSES) if teachers is None else (teachers, n, CLASSES)
+    return torch.randn(*shape, generator=stream("logits", *name)) * 2
+
+
+def learnt(method: Method, client: Node, knowledge: Knowledge, rounds: int = 1) -> float:
+    """How far the student's weights move, at most, in some rounds."""
+    before = weights(client.student)
+    for client.round in range(1, rounds + 1):
+        method.learn(client, knowledge)
+    return distance(weights(client.student), before)
+
+
+def private(of: Federation, client: int) -> Holdings:
+    """The loader of tests/small.py without a transfer set."""
+    held = load(of, client)
+    judged = {split: data for split, data in held.judged.items() if split != "transfer"}
+    return Holdings(held.shape, held.classes, held.data, held.val, None, judged)
+
+
+class TestMask:
+    @MASKS
+    @pytest.mark.parametrize("seed", range(5))
+    def test_the_target_is_a_loop_over_samples(self, mask: Any, seed: int) -> None:
+        client = node(labelled=True)
+        assert client.public.y is not None
+        anchor, teacher, labels = logits("anchor", seed), logits("teacher", seed), client.public.y
+        # Four samples on which the teacher says what the student says, two on which it swaps two classes that count
+        # for neither mask.
+        teacher[:4] = anchor[:4]
+        for sample in (4, 5):
+            top, rest = int(anchor[sample].argmax()), [0, 1, 2]
+            rest.remove(top)
+            anchor[sample, top] += 5
+            teacher[sample] = anchor[sample]
+            teacher[sample, rest] = anchor[sample, rest[::-1]]
+            labels[sample] = top
+        client.state["anchor"] = anchor
+        found = DPKD(mask=mask).target(client, teacher.unsqueeze(0))
+        assert found is not None
+        chosen = 0
+        for sample in range(len(anchor)):
+            p_0, p_t = (np.exp(z) / np.exp(z).sum() for z in (anchor[sample].numpy(), teacher[sample].numpy()))
+            label = int(labels[sample])
+            better = p_t[label] > p_0[label] if mask == "supervised" else p_t.max() > p_0.max()
+            better = bool(better) and sample > 5
+            assert torch.equal(found.logits[sample], (teacher if better else anchor)[sample]), sample
+            chosen += better
+        assert 0 < chosen < len(anchor) - 6, "both sides occur"
+        assert found.weights is None
+        assert found.on == "transfer"
+
+    @MASKS
+    def test_of_several_teachers_the_best_is_taken_per_sample(self, mask: Any) -> None:
+        client = node(labelled=True)
+        assert client.public.y is not None
+        anchor, teachers = logits("anchor"), logits("teachers", teachers=3)
+        client.state["anchor"] = anchor
+        found = DPKD(mask=mask).target(client, teachers)
+        assert found is not None
+        for sample in range(len(anchor)):
+            candidates = [anchor[sample], *teachers[:, sample]]
+            label = int(client.public.y[sample])
+            sure = [float(p[label] if mask == "supervised" else p.max()) for p in (z.softmax(0) for z in candidates)]
+            assert torch.equal(found.logits[sample], candidates[int(np.argmax(sure))])
+
+    def test_several_teachers_are_reduced_alike_at_the_server_and_at_the_client(self) -> None:
+        nodes, at = [node(client) for client in range(4)], server(clients=4)
+        method = DPKD(wire="float32")
+        sent = start(method, nodes, at)
+        stack = torch.stack([client.transfer_logits() for client in nodes[1:]])
+        merged, whole = (
+            method.target(nodes[0], nodes[0].predictions({"logits": z})) for z in (sent[0]["logits"], stack)
+        )
+        assert merged is not None
+        assert whole is not None
+        assert torch.equal(merged.logits, whole.logits)
+
+    def test_a_teacher_that_is_always_surer_is_the_whole_target(self) -> None:
+        client, sure = node(), logits("sure") * 100
+        client.state["anchor"] = torch.zeros(14, CLASSES)
+        target = DPKD().target(client, sure.unsqueeze(0))
+        assert target is not None
+        assert torch.equal(target.logits, sure)
+
+    def test_the_supervised_mask_needs_labels(self) -> None:
+        DPKD(mask="supervised").check(small("dp_kd"), labelled=True)
+        with pytest.raises(UserError, match="labelled=true"):
+            DPKD(mask="supervised").check(small("dp_kd"), labelled=False)
+
+    @FORMS
+    def test_the_unsupervised_mask_reads_no_label_even_where_there_are_some(self, form: str) -> None:
+        with_labels, without = (
+            federate(small(f"dp_kd(form='{form}')", transfer=transfer, clients=3))
+            for transfer in (LABELLED, UNLABELLED)
+        )
+        assert same_weights(with_labels.final(0), without.final(0))
+
+    @FORMS
+    def test_it_reads_no_private_sample(self, form: Any) -> None:
+        method = DPKD(form=form)
+        nodes = [node(client) for client in range(3)]
+        sent = start(method, nodes, server())
+        other = node(0)
+        method.setup(other)
+        other.data = Data(torch.zeros_like(other.private.x), torch.zeros(len(other.private), dtype=torch.int64))
+        assert learnt(method, nodes[0], sent[0], 2) > 1e-3
+        learnt(method, other, sent[0], 2)
+        assert same_weights(weights(other.student), weights(nodes[0].student))
+        assert other.samples == other.steps * TRAINING.batch_size, "nor are any sent through the network"
+
+
+class TestOneself:
+    """A student that is its own teacher keeps every tie, whatever the wire rounds."""
+
+    @pytest.mark.parametrize("wire", ["float16", "float32"])
+    @MASKS
+    def test_ones_own_teacher_never_wins(self, wire: Any, mask: Any) -> None:
+        method = DPKD(mask=mask, teachers="self", wire=wire)
+        nodes = [node(client, labelled=True) for client in range(3)]
+        for client in nodes:
+            # Large logits, of which float16 keeps little: what travelled differs from what did not.
+            with torch.no_grad():
+                client.student.head.weight *= 40
+        sent = start(method, nodes, server(labelled=True))
+        for client in nodes:
+            own = client.transfer_logits()
+            assert torch.equal(own, over_the_wire(own, wire)) == (wire == "float32")
+            target = method.target(client, client.predictions(sent[client.id]))
+            assert target is not None
+            assert torch.equal(target.logits, client.state["anchor"])
+
+    @pytest.mark.parametrize(("wire", "most"), [("float16", 1e-3), ("float32", 1e-6)])
+    @MASKS
+    @FORMS
+    def test_it_asks_for_no_change_in_any_round(self, wire: Any, most: float, mask: Any, form: Any) -> None:
+        # float16 rounds a logit by up to 2⁻¹¹ of itself, and the gradient in the logits is of that size.
+        method = DPKD(mask=mask, form=form, teachers="self", wire=wire)
+        nodes = [node(client, labelled=True) for client in range(3)]
+        sent = start(method, nodes, server(labelled=True))
+        assert learnt(method, nodes[1], sent[1], rounds=3) <= most * TRAINING.lr
+        others = DPKD(mask=mask, form=form, wire=wire)
+        sent = start(others, nodes, server(labelled=True))
+        assert learnt(others, nodes[1], sent[1], rounds=3) > 1e-3
+
+    @FORMS
+    def test_teachers_that_all_know_what_the_student_knows_ask_for_no_change(self, form: Any) -> None:
+        method = DPKD(form=form, wire="float32")
+        nodes = [node(client) for client in range(4)]
+        for client in nodes:
+            client.models["student"] = model(7)
+        sent = start(method, nodes, server(clients=4))
+        assert learnt(method, nodes[0], sent[0], rounds=3) <= 1e-6
+
+    @FORMS
+    @MASKS
+    def test_it_is_the_control_of_the_docstring(self, form: str, mask: str) -> None:
+        dp_kd, control = (
+            federate(small(spec, transfer=LABELLED, rounds=3))
+            for spec in (f"dp_kd(form='{form}', mask='{mask}', teachers='self')", "kd(weight=1.0, teachers='self')")
+        )
+        for client in range(2):
+            assert same_weights(dp_kd.final(client), control.final(client))
+
+
+class TestAnchor:
+    @pytest.mark.parametrize("form", ["parallel", "soup"])
+    def test_it_is_the_student_of_the_start_and_stays_that(self, form: Any) -> None:
+        method = DPKD(wire="float32", form=form)
+        nodes = [node(client) for client in range(3)]
+        sent = start(method, nodes, server())
+        first = nodes[0].transfer_logits().clone()
+        for round in (1, 2, 3):
+            learnt(method, nodes[0], sent[0], round)
+            assert torch.equal(nodes[0].state["anchor"], first)
+        assert not torch.allclose(nodes[0].transfer_logits(), first, atol=1e-3)
+
+    @pytest.mark.parametrize("wire", ["float16", "float32"])
+    def test_from_teacher_to_teacher_it_is_the_student_of_that_moment(self, wire: Any) -> None:
+        method = DPKD(form="sequential", wire=wire)
+        nodes = [node(client) for client in range(3)]
+        sent = start(method, nodes, server())
+        for round in (1, 2, 3):
+            learnt(method, nodes[0], sent[0], round)
+            now = over_the_wire(nodes[0].predict(nodes[0].public.x), wire)
+            assert torch.equal(nodes[0].state["anchor"], now)
+
+
+class TestControls:
+    """Where every sample is the teacher's, it is kd with all weight on distillation (KL-Dist)."""
+
+    @pytest.mark.parametrize("temperature", [1.0, 4.0])
+    @MASKS
+    @FORMS
+    def test_a_teacher_that_always_wins_is_kl_dist_to_the_last_bit(
+        self, form: Any, mask: Any, temperature: float
+    ) -> None:
+        at, other = node(labelled=True), node(labelled=True)
+        assert at.public.y is not None
+        # Surer than the student of every label, and of itself.
+        teacher = torch.nn.functional.one_hot(at.public.y, CLASSES) * 9 + logits("little") / 9
+        dp_kd = DPKD(mask=mask, form=form, temperature=temperature)
+        dp_kd.setup(at)
+        kl_dist = METHODS.build(f"kd(weight=1.0, temperature={temperature})")
+        assert learnt(dp_kd, at, Knowledge(logits=teacher), rounds=3) > 1e-3
+        learnt(kl_dist, other, Knowledge(logits=teacher), rounds=3)
+        assert same_weights(weights(at.student), weights(other.student))
+
+    def test_a_teacher_that_never_wins_teaches_nothing(self) -> None:
+        client = node()
+        method = DPKD(wire="float32")
+        method.setup(client)
+        assert learnt(method, client, Knowledge(logits=torch.zeros(14, CLASSES)), rounds=3) <= 1e-6
+
+
+class TestOrder:
+    """Sequential teachers come by their own validation accuracy, which travels with their reports."""
+
+    def test_a_score_is_the_accuracy_on_the_clients_own_validation_samples(self) -> None:
+        outcome = federate(small("dp_kd(form='sequential')", clients=3))
+        scores = [float(outcome.reports[0][client]["score"]) for client in range(3)]
+        assert scores == [outcome.rows[0, client, "val", "accuracy"] for client in range(3)]
+        assert len(set(scores)) > 1
+
+    def test_a_client_without_validation_samples_scores_nothing(self) -> None:
+        method, client = DPKD(form="sequential"), node()
+        assert client.val is not None
+        for val in (None, Data(client.val.x[:0], torch.empty(0, dtype=torch.int64)), Data(client.val.x, None)):
+            client.val = val
+            report = method.report(client)
+            assert report is not None
+            assert float(report["score"]) == 0
+
+    @pytest.mark.parametrize(
+        ("order", "scores", "expected"),
+        [
+            ("desc", [0.5, 0.1, 0.9, 0.5, 0.9], {0: [2, 4, 3, 1], 2: [4, 0, 3, 1], 4: [2, 0, 3, 1]}),
+            ("asc", [0.5, 0.1, 0.9, 0.5, 0.9], {0: [1, 3, 2, 4], 2: [1, 0, 3, 4], 4: [1, 0, 3, 2]}),
+            ("desc", [0.7] * 5, {0: [1, 2, 3, 4], 3: [0, 1, 2, 4]}),
+            ("asc", [0.7] * 5, {0: [1, 2, 3, 4], 3: [0, 1, 2, 4]}),
+        ],
+    )
+    def test_the_best_or_the_worst_come_first_and_of_equals_the_lowest_id(
+        self, order: Any, scores: list[float], expected: dict[int, list[int]]
+    ) -> None:
+        method, at = DPKD(form="sequential", order=order), server(clients=5)
+        # Every client reports its own number, so that a stack tells who is in it.
+        said = {
+            client: Knowledge(logits=torch.full((1, CLASSES), float(client)), score=torch.tensor(score))
+            for client, score in enumerate(scores)
+        }
+        for arrival in (said, dict(reversed(said.items()))):
+            merged = method.merge(at, arrival)
+            for student, teachers in expected.items():
+                assert merged[student]["logits"][:, 0, 0].tolist() == teachers
+                assert list(merged[student]) == ["logits"], "scores have done their work at the server"
+
+    def test_the_order_changes_the_student_and_a_soup_has_none(self) -> None:
+        one, other = (federate(small(f"dp_kd(form='sequential', order='{o}')", clients=3)) for o in ("desc", "asc"))
+        assert distance(one.final(0), other.final(0)) > 1e-5
+        one, other = (federate(small(f"dp_kd(form='soup', order='{order}')", clients=3)) for order in ("desc", "asc"))
+        assert same_weights(one.final(0), other.final(0))
+        assert list(one.reports[0][0]) == ["logits"]
+
+    def test_teachers_may_be_few(self) -> None:
+        outcome = federate(small("dp_kd(form='sequential', teachers='k(2)')", clients=5))
+        said = {client: bag["logits"] for client, bag in outcome.reports[0].items()}
+        for student, bag in outcome.knowledge[1].items():
+            assert bag["logits"].shape == (2, 14, CLASSES)
+            for sent in bag["logits"]:
+                (teacher,) = [client for client, own in said.items() if torch.equal(own, sent)]
+                assert teacher != student
+
+    def test_common_validation_leaves_teachers_without_a_score(self) -> None:
+        of = small("dp_kd", val="common")
+        DPKD(form="soup").check(of, labelled=False)
+        with pytest.raises(UserError, match='use val = "local"'):
+            DPKD(form="sequential").check(of, labelled=False)
+
+
+class TestForms:
+    @SEVERAL
+    @MASKS
+    @pytest.mark.parametrize("momentum", [0.0, 0.9])
+    def test_with_one_teacher_every_form_is_parallel_to_the_last_bit(
+        self, form: str, mask: str, momentum: float
+    ) -> None:
+        settings: dict[str, Any] = {
+            "clients": 3, "rounds": 3, "transfer": LABELLED, "train": replace(TRAINING, momentum=momentum)
+        }  # fmt: skip
+        for teachers in ("one(1)", "k(1)"):
+            plain, other = (
+                federate(small(f"dp_kd(form='{each}', mask='{mask}', teachers='{teachers}')", **settings))
+                for each in ("parallel", form)
+            )
+            for client in range(3):
+                for found, expected in zip(other.weights[client], plain.weights[client], strict=True):
+                    assert same_weights(found, expected)
+            assert distance(plain.final(0), plain.weights[0][0]) > 1e-3
+
+    @SEVERAL
+    def test_and_with_layers_that_count_batches_too(self, form: str) -> None:
+        settings: dict[str, Any] = {
+            "models": "resnet8(norm='batch')", "rounds": 2, "train": Training(lr=0.01, batch_size=4, steps=2)
+        }  # fmt: skip
+        plain, other = (federate(small(f"dp_kd(form='{each}')", **settings)) for each in ("parallel", form))
+        assert any("running_mean" in name for name in plain.final(0))
+        assert same_weights(other.final(0), plain.final(0))
+
+    @FORMS
+    def test_it_takes_the_steps_of_every_other_method(self, form: str) -> None:
+        for train in (TRAINING, Training(batch_size=4, steps=2)):
+            dp_kd, local = (
+                federate(small(spec, clients=5, train=train, rounds=3)) for spec in (f"dp_kd(form='{form}')", "local")
+            )
+            for number in range(4):
+                for client in range(5):
+                    steps = dp_kd.rows[number, client, "", "steps"]
+                    assert steps == local.rows[number, client, "", "steps"]
+                    assert dp_kd.rows[number, client, "", "samples"] == steps * train.batch_size
+
+    @pytest.mark.parametrize("clients", [2, 3, 5])
+    def test_knowledge_grows_with_the_teachers(self, clients: int) -> None:
+        def sent(form: str) -> list[int]:
+            outcome = federate(small(f"dp_kd(form='{form}')", clients=clients))
+            assert [bool(bags) for bags in outcome.knowledge] == [False, True, False], "and travels once"
+            return [outcome.knowledge[1][client].nbytes for client in range(clients)]
+
+        one = 14 * CLASSES * 2
+        header = sent("parallel")[0] - one
+        assert sent("parallel") == [header + one] * clients
+        assert sent("sequential") == sent("soup") == [header + (clients - 1) * one] * clients
+
+    @SEVERAL
+    def test_a_students_teachers_are_the_others_alone(self, form: Any) -> None:
+        method, at = DPKD(form=form), server(clients=4)
+        nodes = [node(client, clients=4) for client in range(4)]
+        said = {client.id: method.report(client) for client in nodes}
+        reports = {client: bag for client, bag in said.items() if bag is not None}
+        plain = method.merge(at, reports)
+        for changed in range(4):
+            other = reports | {changed: Knowledge({**reports[changed], "logits": reports[changed]["logits"] + 9})}
+            merged = method.merge(at, other)
+            for student in range(4):
+                assert same_knowledge(merged[student], plain[student]) == (student == changed)
+
+    @SEVERAL
+    @MASKS
+    @pytest.mark.parametrize("steps", [2, 3, 4, 7])
+    def test_it_is_a_loop_over_teachers_steps_and_samples(self, form: Any, mask: Any, steps: int) -> None:
+        client = node(labelled=True, training=Training(lr=0.3, batch_size=4, steps=steps))
+        method = DPKD(mask=mask, form=form, wire="float32", temperature=2.0)
+        method.setup(client)
+        teachers = logits("teachers", teachers=3)
+        expected = by_hand(client, teachers, form, mask, rounds=4)
+        learnt(method, client, Knowledge(logits=teachers), rounds=4)
+        assert distance(weights(client.student), expected) <= 1e-5
+        for other in {"sequential", "soup"} - {form}:
+            again = node(labelled=True, training=client.training)
+            method.setup(again)
+            assert distance(by_hand(again, teachers, other, mask, rounds=4), expected) > 1e-4
+
+    def test_equal_teachers_one_after_the_other_are_one_teacher_on_the_same_batches(self) -> None:
+        # Always surer than the student, so that the renewed past never speaks; SGD without momentum has no memory.
+        sure = logits("sure") * 100
+        one, several = node(), node()
+        for client in (one, several):
+            DPKD().setup(client)
+        assert learnt(DPKD(), one, Knowledge(logits=sure), rounds=4) > 1e-3
+        learnt(DPKD(form="sequential"), several, Knowledge(logits=torch.stack([sure] * 3)), rounds=4)
+        assert same_weights(weights(one.student), weights(several.student))
+        assert one.steps == several.steps
+
+    def test_a_soup_is_the_mean_of_students_from_the_same_start_buffers_too(self) -> None:
+        train = Training(lr=0.01, batch_size=4, steps=4)
+        teachers = logits("teachers", teachers=2)
+
+        def started() -> Node:
+            client = node(training=train)
+            client.models["student"] = model(3, "resnet8(norm='batch')")
+            DPKD(wire="float32").setup(client)
+            return client
+
+        alone = []
+        for teacher in range(2):
+            # Two steps each: the first teacher's are those of a first round of two, the second's of a second.
+            client = started()
+            client.training, client.round = replace(train, steps=2), teacher + 1
+            DPKD(wire="float32").learn(client, Knowledge(logits=teachers[teacher]))
+            alone.append(weights(client.student))
+        client = started()
+        DPKD(wire="float32", form="soup").learn(client, Knowledge(logits=teachers))
+        for name, found in weights(client.student).items():
+            assert not torch.equal(alone[0][name], alone[1][name]) or "num_batches" in name
+            torch.testing.assert_close(found, ((alone[0][name].double() + alone[1][name]) / 2).to(found.dtype))
+
+    @FORMS
+    def test_students_and_teachers_may_be_of_different_architectures(self, form: str) -> None:
+        outcome = federate(small(f"dp_kd(form='{form}')", models=f"{MODEL}|cnn(width=4, hidden=8)", clients=3))
+        assert outcome.final(0).keys() != outcome.final(1).keys()
+        assert max(distance(outcome.final(client), outcome.weights[client][0]) for client in range(3)) > 1e-3
+
+    @FORMS
+    @MASKS
+    def test_without_a_transfer_set_it_learns_from_models_on_its_own_samples(self, form: str, mask: str) -> None:
+        models = f"{MODEL}|mlp(hidden=[5])"
+        outcome = federate(
+            small(f"dp_kd(form='{form}', mask='{mask}')", clients=3, transfer="private", models=models), private
+        )
+        for client in range(3):
+            names = list(outcome.knowledge[1][client])
+            assert not any("score" in name for name in names)
+            told = list(dict.fromkeys(int(name.split("/")[1]) for name in names))
+            assert sorted(told) == [teacher for teacher in range(3) if teacher != client]
+            if form == "sequential":
+                scores = [outcome.rows[0, teacher, "val", "accuracy"] for teacher in told]
+                assert scores == sorted(scores, reverse=True)
+        # A student is often the surest on what it was trained on, but not every one.
+        assert max(distance(outcome.final(client), outcome.weights[client][0]) for client in range(3)) > 1e-3
+
+    @FORMS
+    @MASKS
+    def test_without_a_transfer_set_ones_own_model_asks_for_no_change(self, form: str, mask: str) -> None:
+        of = small(f"dp_kd(form='{form}', mask='{mask}', teachers='self')", transfer="private", rounds=3)
+        outcome = federate(of, private)
+        for client in range(2):
+            assert distance(outcome.final(client), outcome.weights[client][0]) <= 1e-6
+
+    @SEVERAL
+    def test_a_repeated_exchange_gives_the_identical_reply(self, form: str) -> None:
+        federate(small(f"dp_kd(form='{form}')", clients=3, rounds=3), twice=True)
+
+
+class TestTurns:
+    """How a round's steps go to the teachers."""
+
+    @drawn
+    @given(steps=st.integers(1, 20), teachers=st.integers(1, 7), round=st.integers(1, 9))
+    def test_they_are_the_rounds_steps_one_after_the_other(self, steps: int, teachers: int, round: int) -> None:
+        found = list(turns(node(round=round, training=Training(steps=steps)), teachers))
+        assert sum(taken for _, taken, _ in found) == steps
+        assert [teacher for teacher, *_ in found] == sorted({teacher for teacher, *_ in found})
+        first = (round - 1) * steps
+        for _, taken, begins in found:
+            assert begins == first
+            first += taken
+        shares = [taken for _, taken, _ in found] + [0] * (teachers - len(found))
+        assert max(shares) - min(shares) <= 1
+        assert min(taken for _, taken, _ in found) >= 1
+
+    @drawn
+    @given(steps=st.integers(1, 20), teachers=st.integers(1, 7))
+    def test_over_as_many_rounds_as_teachers_all_have_the_same(self, steps: int, teachers: int) -> None:
+        total = [0] * teachers
+        for round in range(1, teachers + 1):
+            for teacher, taken, _ in turns(node(round=round, training=Training(steps=steps)), teachers):
+                total[teacher] += taken
+        assert total == [steps] * teachers
+
+    def test_with_fewer_steps_than_teachers_the_next_ones_have_their_turn_in_the_next_round(self) -> None:
+        found = [
+            [teacher for teacher, *_ in turns(node(round=round, training=Training(steps=2)), 5)]
+            for round in range(1, 7)
+        ]
+        assert found == [[0, 1], [2, 3], [0, 4], [1, 2], [3, 4], [0, 1]]
+
+    def test_a_soup_of_few_steps_is_of_those_who_had_one(self) -> None:
+        client = node(training=Training(lr=0.3, batch_size=4, steps=1))
+        alone = node(training=client.training)
+        teachers = logits("teachers", teachers=3)
+        for each in (client, alone):
+            DPKD().setup(each)
+        DPKD(form="soup").learn(client, Knowledge(logits=teachers))
+        DPKD().learn(alone, Knowledge(logits=teachers[0]))
+        assert same_weights(weights(client.student), weights(alone.student))
+
+
+def by_hand(client: Node, teachers: Tensor, form: str, mask: str, rounds: int) -> Weights:
+    """Weights after some rounds of Roth et al.'s sequential transfer or soup at T = 2, written out.
+
+    Leaves the client's own student as it is.
+    """
+    student, x, y = model(client.id), client.public.x, client.public.y
+    assert y is not None
+    n, size, steps, lr = len(x), client.training.batch_size, client.training.steps, client.training.lr
+    passes = [torch.randperm(n, generator=client.rng("batches/transfer", part)) for part in range(rounds * steps)]
+    endless = torch.cat(passes)
+    with torch.no_grad():
+        anchor = student(x)
+    step = extra = 0
+    for _ in range(rounds):
+        shares = [steps // len(teachers)] * len(teachers)
+        for _ in range(steps % len(teachers)):
+            shares[extra % len(teachers)] += 1
+            extra += 1
+        begun, done = weights(student), []
+        for share, teacher in zip(shares, teachers, strict=True):
+            if not share:
+                continue
+            if form == "soup":
+                student.load_state_dict(begun)
+            target = anchor.clone()
+            for sample in range(n):
+                p_t, p_0 = teacher[sample].softmax(0), anchor[sample].softmax(0)
+                label = int(y[sample])
+                if (p_t[label] > p_0[label]) if mask == "supervised" else (p_t.max() > p_0.max()):
+                    target[sample] = teacher[sample]
+            for _ in range(share):
+                batch = endless[step * size : (step + 1) * size]
+                p, q = (target[batch] / 2).softmax(1), (student(x[batch]) / 2).softmax(1)
+                loss = 4 * (p * (p.log() - q.log())).sum(1).mean()
+                parameters = list(student.parameters())
+                with torch.no_grad():
+                    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                        parameter.sub_(lr * gradient)
+                step += 1
+            done.append(weights(student))
+            if form == "sequential":
+                with torch.no_grad():
+                    anchor = student(x)
+        if form == "soup":
+            student.load_state_dict({name: torch.stack([each[name] for each in done]).mean(0) for name in begun})
+    return weights(student)
+
+
+def test_a_score_is_no_more_than_an_accuracy() -> None:
+    client = node()
+    assert client.val is not None
+    assert client.val.y is not None
+    report = DPKD(form="sequential").report(client)
+    assert report is not None
+    assert float(report["score"]) == accuracy(client.predict(client.val.x), client.val.y)
