@@ -91,7 +91,8 @@ class Federation:
         Raises:
             UserError: `start` is unknown.
         """
-        return consolidation(self.start)
+        # Where one model has everybody's data, there is nothing to make one model of.
+        return None if self.built.pools else consolidation(self.start)
 
     @property
     def handovers(self) -> int:

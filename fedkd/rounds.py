@@ -261,7 +261,7 @@ def _refuse_diverged(reports: dict[int, Knowledge]) -> None:
         )
 
 
-_SUMMED = {"bytes_up", "bytes_down", "seconds", "steps", "samples"}
+_SUMMED = {"bytes_up", "bytes_down", "seconds", "steps", "samples", "tuning_bytes", "tuning_steps", "tuning_samples"}
 
 
 def _added(before: list[Row], rows: list[Row], preparing: bool) -> list[Row]:

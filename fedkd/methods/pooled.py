@@ -11,7 +11,7 @@ class Pooled(Local):
     """One model on everybody's data, as if there were no borders: the upper bound that targets are measured against.
 
     Client 0's model is pre-trained and trained on the union of all shards, with as many epochs a round as any client;
-    the other clients do not take part.
+    the other clients do not take part, and a consolidated `start` means nothing to it.
     """
 
     @property

@@ -49,7 +49,7 @@ class Architecture(ABC):
             UserError: the inputs are too small for it.
         """
 
-    def weights(self, model: Model, client: int) -> Mapping[str, Tensor] | None:  # noqa: ARG002
+    def initial(self, model: Model, client: int) -> Mapping[str, Tensor] | None:  # noqa: ARG002
         """Tensors to start from instead of drawn ones, by their names in `model`, which `build` made; None: none.
 
         Called once where a client starts, never where a model is restored. What is missing keeps its drawn value.

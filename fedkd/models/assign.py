@@ -108,7 +108,7 @@ def build_model(spec: str, shape: Shape, classes: int, seed: int, purpose: str, 
     with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, purpose, spec))
         model = architecture.build(shape, classes)
-    if (weights := architecture.weights(model, client)) is not None:
+    if (weights := architecture.initial(model, client)) is not None:
         model.load_state_dict({**model.state_dict(), **weights})
     return _laid_out(model)
 

@@ -14,10 +14,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fedkd.errors import UserError, nearest
+from fedkd.models.architecture import Model
 from fedkd.models.blocks.tensors import check_fit
 
 SIDES = (32, 64, 96, 128, 224, 299)
 """Sides to which images are enlarged where a network cannot take them as they are: the first that it can take."""
+
+RENAMED = (
+    (re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(\.mlp)\.linear_2\."), r"\1.3."),
+)
+"""Names in densenets and vision transformers that are older than the layers."""
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 """Classifiers on the way, which helped to train googlenet and inception_v3; published weights still have them."""
@@ -78,7 +86,7 @@ def headless(name: str, side: int, *, published: bool) -> Headless:
         # The published weights expect inputs that are centred another way, to which they turn theirs themselves.
         settings = {"aux_logits": False, "init_weights": True, "transform_input": published}
     with _RealIndices():
-        network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=1, **settings)
+        network: Any = torchvision.models.get_model(name, weights=None, num_classes=1, **settings)
     if name.startswith("mnasnet"):
         # The original refuses every state that does not carry its version, as no plain one does.
         network = nn.Sequential(
@@ -96,6 +104,9 @@ def headless(name: str, side: int, *, published: bool) -> Headless:
             _replace(network, path, nn.Identity())
         elif isinstance(module, torchvision.ops.StochasticDepth):
             module.p = 0.0
+        for name, buffer in module.named_buffers(recurse=False):
+            # Tables that are not part of the state would stay behind where a model is restored on another device.
+            module.register_buffer(name, buffer)
     return Headless(network, head, width)
 
 
@@ -115,13 +126,13 @@ def fitting_side(name: str, height: int, width: int, wanted: int, fixed: int, *,
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             try:
                 found = headless(name, fixed or height, published=published)
-                return tuple(found.body(torch.empty(2, 3, height, width)).shape) == (2, found.width)
+                return tuple(found.body.to("meta")(torch.empty(2, 3, height, width)).shape) == (2, found.width)
             except (RuntimeError, ValueError, AssertionError, IndexError):
                 return False
 
     def smallest(least: int) -> int | None:
-        sides = sorted({*SIDES, fixed, least} - {0})
-        return next((side for side in sides if side >= least and takes(side, side)), None)
+        sides = [side for side in sorted({*SIDES, fixed}) if side >= least]
+        return next((side for side in [*sides, least] if takes(side, side)), None)
 
     if wanted:
         if takes(wanted, wanted):
@@ -142,29 +153,43 @@ def fitting_side(name: str, height: int, width: int, wanted: int, fixed: int, *,
     return side
 
 
-def filled(name: str, side: int, tensors: Mapping[str, Tensor], whose: str, *, published: bool) -> dict[str, Tensor]:
-    """torchvision's own state of the network `name`, as a state of `Headless.body`; its head is left out.
+def renamed(tensors: Mapping[str, Tensor], head: str, model: Model, whose: str) -> dict[str, Tensor]:
+    """torchvision's own state of a network, by the names in `model`; `head` is what its last layer is called there.
 
     Raises:
         UserError: `tensors` are another network's; begins with `whose`.
     """
-    with torch.device("meta"):
-        found = headless(name, side, published=published)
-    state = OrderedDict(
-        (_renamed(key), tensor)
-        for key, tensor in tensors.items()
-        if not key.startswith((f"{found.head}.", *AUXILIARY))
-    )
-    wanted = found.body.state_dict()
-    # Transformers have renamed layers since their weights were published, and know the old names themselves.
-    for module, prefix in ((module, f"{path}." if path else "") for path, module in found.body.named_modules()):
-        if isinstance(module, _renaming()):
-            module._load_from_state_dict(state, prefix, {}, False, [], [], [])
-    # Older files lack what they never needed: counters of batches, and tables that the network computes itself.
-    for key, tensor in wanted.items():
-        if key.endswith("num_batches_tracked"):
-            state.setdefault(key, torch.zeros((), dtype=torch.int64))
-        elif not tensor.is_meta:
-            state.setdefault(key, tensor)
-    check_fit(state, wanted, whose)
-    return dict(state)
+    found: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(AUXILIARY):
+            continue
+        if key.startswith(f"{head}."):
+            # A 1×1 convolution is a linear layer at each place.
+            found[f"head.{key.removeprefix(f'{head}.')}"] = tensor.flatten(1) if tensor.ndim > 1 else tensor
+            continue
+        for old, new in RENAMED:
+            key = old.sub(new, key)
+        found[f"body.{key}"] = tensor
+    # Statistics have to be there; other buffers are tables and counters, which the network sets up itself.
+    for key, buffer in model.named_buffers():
+        if not key.endswith(("running_mean", "running_var")):
+            found.setdefault(key, buffer)
+    check_fit(found, model.state_dict(), whose)
+    return found
+
+
+def _replace(network: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, module)
+
+
+class _RealIndices(TorchFunctionMode):
+    """Small numbers that a network computes while it is built are real ones, on the meta device too."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        settings = kwargs or {}
+        if func in (torch.arange, torch.tensor):
+            settings = {"device": "cpu"} | settings
+        return func(*args, **settings)

@@ -51,7 +51,13 @@ class Padding(nn.Module):
 
 
 def small_resnet(
-    name: str, shape: Shape, classes: int, norm: Norm, blocks: int, widths: tuple[int, int, int, int], shortcut: Shortcut
+    name: str,
+    shape: Shape,
+    classes: int,
+    norm: Norm,
+    blocks: int,
+    widths: tuple[int, int, int, int],
+    shortcut: Shortcut,
 ) -> Model:
     """A 3×3 stem of `widths[0]` channels, then three stages of `blocks` blocks; the last two halve the image."""
     at_least(name, shape, 4)

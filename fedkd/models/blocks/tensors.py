@@ -25,10 +25,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     found: object
     try:
-        if path.suffix in PICKLED:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            found = load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True) if path.suffix in PICKLED else load_file(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the path of a saved model") from error
     except pickle.UnpicklingError as error:

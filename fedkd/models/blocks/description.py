@@ -1,0 +1,85 @@
+"""What a saved model says of itself, in the header of its file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from fedkd.errors import UserError
+from fedkd.models.architecture import Shape
+from fedkd.models.blocks.tensors import PICKLED
+
+KEY = "fedkd"
+"""Name of our entry in the metadata of a safetensors file."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a saved model is, as our files say it themselves."""
+
+    model: str
+    """spec string"""
+    shape: Shape
+    """of the images that it was made for"""
+    classes: int
+
+    @property
+    def entry(self) -> dict[str, str]:
+        """The metadata that say so."""
+        content = {"model": self.model, "shape": self.shape, "classes": self.classes}
+        return {KEY: json.dumps(content, ensure_ascii=False)}
+
+    @property
+    def data(self) -> str:
+        """The data that it was made for, for messages."""
+        return described_data(self.shape, self.classes)
+
+
+def described_data(shape: Shape, classes: int) -> str:
+    """Images and classes, for messages.
+
+    >>> described_data((1, 28, 28), 10)
+    '1×28×28 images of 10 classes'
+    """
+    return f"{'×'.join(map(str, shape))} images of {classes} classes"
+
+
+def read_description(path: Path) -> Description | None:
+    """What a file says of itself, read from its header alone; None where it says nothing.
+
+    Raises:
+        UserError: it is not there, is damaged, or says something that cannot be.
+    """
+    if path.suffix in PICKLED:
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; give the path of a saved model")
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; give the path of a saved model") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} is cut short, damaged or no safetensors file; give a saved model: .safetensors, .pt or .pth"
+        ) from error
+    return None if text is None else _described(text, path)
+
+
+def _described(text: str, path: Path) -> Description:
+    try:
+        content: Any = json.loads(text)
+        model, shape, classes = content["model"], content["shape"], content["classes"]
+        if not isinstance(model, str) or any(type(size) is not int or size < 1 for size in (*shape, classes)):
+            raise ValueError
+        channels, height, width = shape
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{path}: its metadata {KEY!r} are {text[:200]}; they should be like "
+            '{"model": "cnn", "shape": [1, 28, 28], "classes": 10}'
+        ) from error
+    return Description(model, (channels, height, width), classes)

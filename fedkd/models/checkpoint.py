@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import glob
+import os
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic.dataclasses import dataclass
+from safetensors.torch import save
+from torch import Tensor
+
+from fedkd.errors import UserError
+from fedkd.models.architecture import Architecture, Model, Shape
+from fedkd.models.assign import ARCHITECTURES
+from fedkd.models.blocks.classifier import renamed
+from fedkd.models.blocks.description import Description, described_data, read_description
+from fedkd.models.blocks.tensors import check_fit, read_weights
+from fedkd.models.torchvision import Adapted
+from fedkd.spec import STRICT, parse
+
+CLIENT = "{client}"
+"""What stands for the client's id in the path of a file."""
+
+
+def save_checkpoint(path: Path, model_spec: str, model: Model, shape: Shape, classes: int) -> None:
+    """Write `model` as a safetensors file that says itself what it is: whole, or not at all.
+
+    A model that was taken up from a checkpoint itself is described by what it is, not by where it came from.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    architecture = ARCHITECTURES.build(model_spec)
+    described = architecture.spec if isinstance(architecture, Checkpoint) else str(parse(model_spec))
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    body = save(tensors, metadata=Description(described, shape, classes).entry)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(body)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
+        ) from error
+
+
+@dataclass(frozen=True, config=STRICT)
+class Checkpoint(Architecture):
+    """A saved model: `save = "last"` or "best" writes such files, and they know what they hold.
+
+    {client} in FILE stands for the client's id, so that each takes up its own. Other .safetensors files, and .pt and
+    .pth files of a state dict, are taken up as the `model` that they are of; the names of torchvision's own state
+    dicts are understood for torchvision models. Nothing is unpickled beyond tensors.
+    """
+
+    usage = "checkpoint:FILE"
+
+    argument: str
+    """path of a .safetensors, .pt or .pth file; {client} stands for the client's id"""
+    model: str = ""
+    """spec of the model that it holds; empty: what the file says itself"""
+
+    @property
+    def spec(self) -> str:
+        """Spec of the saved model.
+
+        Raises:
+            UserError: neither the user nor the file says it, or the file must not.
+        """
+        return self._spec(self._first)
+
+    def build(self, shape: Shape, classes: int) -> Model:
+        """A network of the saved model's architecture, its own weights still to be taken up."""
+        path = self._first
+        said = None if self.model else read_description(path)
+        if said and (said.shape, said.classes) != (shape, classes):
+            raise UserError(
+                f"{path} was saved for {said.data}, but these data are "
+                f"{described_data(shape, classes)}; where its tensors fit nevertheless, write checkpoint:"
+                f"{self.argument}(model={said.model!r})"
+            )
+        return self._architecture(path).build(shape, classes)
+
+    def initial(self, model: Model, client: int) -> Mapping[str, Tensor]:
+        """All tensors of the client's file."""
+        path = self._file(client)
+        if (own := self._spec(path)) != self.spec:
+            raise UserError(
+                f"{path} holds {own}, but {self._first} holds {self.spec}; give clients with unlike models a "
+                f'specification each: "0: checkpoint:… | 1: checkpoint:…"'
+            )
+        tensors = read_weights(path)
+        if isinstance(model, Adapted) and not any(name.startswith("body.") for name in tensors):
+            return renamed(tensors, model.origin, model, str(path))
+        check_fit(tensors, model.state_dict(), str(path))
+        return tensors
+
+    def _architecture(self, path: Path) -> Architecture:
+        return ARCHITECTURES.build(self._spec(path))
+
+    def _spec(self, path: Path) -> str:
+        if self.model:
+            return str(parse(self.model))
+        said = read_description(path)
+        if said is None:
+            raise UserError(f"{path} does not say which model it holds; write checkpoint:{self.argument}(model=…)")
+        spec = parse(said.model)
+        if spec.file or spec.name == "checkpoint":
+            # A file of code is run where its user names it, not where a file of weights does.
+            raise UserError(
+                f"{path} says that it holds {said.model}, which it may not decide; if you trust that, write "
+                f"checkpoint:{self.argument}(model={said.model!r})"
+            )
+        return str(spec)
+
+    def _file(self, client: int) -> Path:
+        return Path(self.argument.replace(CLIENT, str(client))).expanduser()
+
+    @property
+    def _first(self) -> Path:
+        """The file that says what is built: of several, that of the smallest id."""
+        if CLIENT not in self.argument:
+            return self._file(0)
+        whole = str(Path(self.argument).expanduser())
+        ids = re.compile(re.escape(whole).replace(re.escape(CLIENT), r"(\d+)", 1).replace(re.escape(CLIENT), r"\1"))
+        # Path.glob takes no pattern of a whole path.
+        found = (ids.fullmatch(path) for path in glob.iglob(glob.escape(whole).replace(CLIENT, "*")))  # noqa: PTH207
+        numbers = [int(match[1]) for match in found if match and str(int(match[1])) == match[1]]
+        if not numbers:
+            raise UserError(f"no client's file is there: {whole}, with an id in place of {CLIENT}")
+        return self._file(min(numbers))

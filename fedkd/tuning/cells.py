@@ -1,0 +1,64 @@
+"""A cell: one setting of a method, and of what trains it, under the name that results know it by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from pydantic import ValidationError
+
+from fedkd.errors import UserError, nearest
+from fedkd.method import METHODS, Method
+from fedkd.node import Training
+from fedkd.spec import Spec, parameters, parse
+from fedkd.tuning.grid import Grid, Point
+
+OPTIMISATION = ("lr", "momentum", "weight_decay")
+"""Keys of `[train]` that a grid may name beside a method's own parameters. They change no number of steps."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting that is tried."""
+
+    label: str
+    """`temperature=4.0,weight=0.5`: the tuned parameters alone"""
+    method: Method
+    training: Training
+    point: Point | None
+    """where on the grid; None: the untuned cell, where it is not on it"""
+
+
+@lru_cache(maxsize=4096)
+def cell(method: str, grid: Grid, training: Training, point: Point | None) -> Cell:
+    """The cell at a point of the grid; None: the method as given.
+
+    Raises:
+        UserError: the method refuses the values; the message names them.
+    """
+    spec, values = parse(method), {} if point is None else grid.values(point)
+    own = {parameter.name for parameter in parameters(METHODS.find(spec))}
+    described = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    try:
+        arguments = spec.arguments | {name: value for name, value in values.items() if name in own}
+        built = METHODS.build(str(Spec(spec.name, arguments, spec.file, spec.argument)))
+        trained = replace(training, **{name: value for name, value in values.items() if name not in own})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise UserError(f"grid, at {described}: {problem['loc'][0]}: {problem['msg']}") from error
+    except UserError as error:
+        raise UserError(f"grid, at {described}: {error}" if values else str(error)) from error
+    made = {name: getattr(built if name in own else trained, name) for name in grid.names}
+    label = ",".join(f"{name}={value!r}" for name, value in made.items())
+    return Cell(label, built, trained, grid.point(made) if point is None else point)
+
+
+def check_names(method: str, grid: Grid) -> None:
+    """Raise UserError where a grid names what neither the method nor the optimisation knows."""
+    entry = METHODS.find(parse(method))
+    own = {parameter.name for parameter in parameters(entry)}
+    for name in grid.names:
+        if name not in own | set(OPTIMISATION):
+            raise UserError(
+                f"grid: unknown parameter {name!r} of method {method!r}; {nearest(name, own | set(OPTIMISATION))}"
+            )

@@ -1,0 +1,223 @@
+"""The server's side of a search: what each cell's teachers say, which cells go on, and which one is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fedkd.knowledge import Knowledge
+from fedkd.node import Node
+from fedkd.tuning.bags import OWN, bag, pack, shares, under
+from fedkd.tuning.sampling import given_up, propose
+from fedkd.tuning.scores import best, direction, ranked, value
+from fedkd.tuning.trying import DIVERGED, GOING, SCORES
+from fedkd.tuning.views import CHOSEN, POINTS, SETUP, as_if_untuned, drop, settle, state_of, view
+
+if TYPE_CHECKING:
+    from fedkd.tuning.search import Search
+
+_BATCH = f"{OWN}batch"
+"""Numbers of all cells of the present batch."""
+_START, _STATE, _SENT = f"{OWN}start/", f"{OWN}state/", f"{OWN}sent/"
+_ALL = f"{OWN}all"
+"""(learners, cells, steps, 2) scores so far; NaN where there are none."""
+
+
+def begin(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+    """From the start's reports to what the first batch is told."""
+    drop(server, SETUP)
+    later = search.batches > 1
+    for client, report in reports.items():
+        if later or (search.side_by_side and client not in server.learners):
+            server.state |= {f"{_START}{client}/{name}": tensor for name, tensor in report.items()}
+    return _batch(search, server, reports)
+
+
+def go_on(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+    """From what a batch's exchange found to the next exchange of it, to the next batch, or to the choice."""
+    batch, step = search.when(server.exchange)
+    going = [int(number) for number in server.state[GOING]]
+    scores = server.state[_ALL]
+    for row, client in enumerate(server.learners):
+        if client in reports and SCORES in reports[client]:
+            scores[row, going, step - 1] = reports[client][SCORES]
+    if step < search.steps:
+        return _next_step(search, server, reports, going, step)
+    if batch + 1 < search.batches:
+        return _batch(search, server, _started(server))
+    return _choice(search, server)
+
+
+def merge_chosen(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+    """What each learner's chosen cell makes of a round's reports."""
+    cells = search.cells(server)
+    merged: dict[int, Knowledge] = {}
+    chosen = dict(zip(server.learners, server.state[CHOSEN].tolist(), strict=True))
+    for number in dict.fromkeys(chosen.values()):
+        with as_if_untuned(server, cells[number].training):
+            told = cells[number].method.merge(server, reports)
+        merged |= {client: bag for client, bag in told.items() if chosen[client] == number}
+    return merged
+
+
+def _batch(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+    """What the learners are told of the cells of a new batch."""
+    before = server.state[_ALL].shape[1] if _ALL in server.state else 0
+    news: dict[str, Tensor] = {}
+    if search.sampler == "tpe":
+        news[POINTS] = _proposed(search, server)
+        known = server.state.get(POINTS, news[POINTS][:0])
+        server.state[POINTS] = torch.cat([known, news[POINTS]])
+    cells = search.cells(server)
+    going = range(before, len(cells))
+    server.state[GOING] = server.state[_BATCH] = torch.tensor(going, dtype=torch.int16)
+    room = torch.full((len(server.learners), len(going), search.steps, 2), math.nan, dtype=torch.float64)
+    server.state[_ALL] = torch.cat([server.state[_ALL], room], dim=1) if before else room
+    told = _merged(search, server, _at_start(search, server, reports, going), going, 0)
+    messages = {}
+    for student in server.learners:
+        known_bags = [bytes(row.tolist()) for row in server.state.get(f"{_SENT}{student}", torch.empty(0, 32))]
+        packed, digests = pack([each.get(student, Knowledge()) for each in told], known_bags)
+        if search.batches > 1:
+            server.state[f"{_SENT}{student}"] = torch.tensor([list(mark) for mark in digests], dtype=torch.uint8)
+        messages[student] = Knowledge(packed | news)
+    return {student: message for student, message in messages.items() if message}
+
+
+def _next_step(
+    search: Search, server: Node, reports: Mapping[int, Knowledge], going: Sequence[int], step: int
+) -> dict[int, Knowledge]:
+    """What the learners are told for the next round of the cells that go on."""
+    out = {int(number) for report in reports.values() for number in report.get(DIVERGED, torch.empty(0))}
+    if search.pruner == "halving":
+        out |= _given_up(search, server, [number for number in going if number not in out], step)
+    cells = search.cells(server)
+    for number in sorted(out):
+        server.record(f"tuning_stopped/{cells[number].label}", step)
+    on = [number for number in going if number not in out]
+    server.state[GOING] = torch.tensor(on, dtype=torch.int16)
+    news = {GOING: server.state[GOING]}
+    if search.refresh != "every round":
+        return dict.fromkeys(server.learners, Knowledge(news))
+    moving = _opened(reports, [going.index(number) for number in on], len(going))
+    frozen = {client: report for client, report in _started(server).items() if client not in server.learners}
+    fixed = _at_start(search, server, frozen, on)
+    told = _merged(search, server, [one | other for one, other in zip(moving, fixed, strict=True)], on, step)
+    return {
+        student: Knowledge(pack([each.get(student, Knowledge()) for each in told])[0] | news)
+        for student in server.learners
+    }
+
+
+def _choice(search: Search, server: Node) -> dict[int, Knowledge]:
+    """The best cell of the federation, or of each learner, as each learner is told."""
+    final = server.state[_ALL][:, :, -1].contiguous()
+    heard = final[~final.isnan().flatten(1).all(1)]
+    finished = (~final.isnan().all(2).all(0)).nonzero().flatten().tolist()
+    if search.per == "client":
+        chosen = [best(own, search.select, finished) for own in final]
+    else:
+        number = best(heard.mean(0), search.select, finished)
+        server.record(f"tuning_chosen/{search.cells(server)[number].label}", 1.0)
+        chosen = [number] * len(server.learners)
+    own = under(f"{_STATE}{chosen[0]}/0/", server.state)
+    settle(search, server, chosen[0])
+    server.state |= own
+    server.state[CHOSEN] = torch.tensor(chosen)
+    return {
+        client: Knowledge({CHOSEN: torch.tensor(number)})
+        for client, number in zip(server.learners, chosen, strict=True)
+    }
+
+
+def _merged(
+    search: Search,
+    server: Node,
+    told: Sequence[Mapping[int, Knowledge]],
+    numbers: Sequence[int],
+    round: int,
+) -> list[dict[int, Knowledge]]:
+    """What each cell's own merge makes of the reports that it is `told`, after `round` rounds of it; by student."""
+    if search.untuned.refresh == "never":
+        return [{} for _ in numbers]
+    cells, merged = search.cells(server), []
+    for number, reports in zip(numbers, told, strict=True):
+        before = under(f"{_STATE}{number}/{round - 1}/", server.state)
+        alone = view(
+            server, cells[number], before if round else state_of(search, server, number), round, dict(server.models)
+        )
+        merged.append(cells[number].method.merge(alone, reports))
+        server.state |= {f"{_STATE}{number}/{round}/{name}": tensor for name, tensor in alone.state.items()}
+        if number == 0 and round == 0:
+            # A federation with a model at the server is judged at its start by that of the method as given.
+            server.models = alone.models
+    return merged
+
+
+def _opened(reports: Mapping[int, Knowledge], places: Sequence[int], many: int) -> list[dict[int, Knowledge]]:
+    """For each place among the `many` cells that reports were packed for, what every client reported of that cell."""
+    opened: list[dict[int, Knowledge]] = [{} for _ in places]
+    for client, report in reports.items():
+        numbers = shares(report, many)
+        bags = {number: Knowledge(bag(report, number)) for number in dict.fromkeys(numbers[place] for place in places)}
+        for each, place in zip(opened, places, strict=True):
+            if bags[numbers[place]]:
+                each[client] = bags[numbers[place]]
+    return opened
+
+
+def _at_start(
+    search: Search, server: Node, reports: Mapping[int, Knowledge], numbers: Sequence[int]
+) -> list[dict[int, Knowledge]]:
+    """For each cell, what every client reported of it at the start."""
+    many = len(search.at_start(server))
+    return _opened(reports, [number if number < many else 0 for number in numbers], many)
+
+
+def _started(server: Node) -> dict[int, Knowledge]:
+    """The start's reports that are still needed, by client."""
+    kept: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in under(_START, server.state).items():
+        client, _, rest = name.partition("/")
+        kept.setdefault(int(client), {})[rest] = tensor
+    return {client: Knowledge(tensors) for client, tensors in kept.items()}
+
+
+def _proposed(search: Search, server: Node) -> Tensor:
+    """(points, parameters) of the next batch, by what the cells before it came to."""
+    told: dict[tuple[float, ...], float | None] = {}
+    for number, cell in enumerate(search.cells(server)):
+        if cell.point is not None:
+            means = _means(server, number) if _ALL in server.state else []
+            told[cell.point] = value(means[-1], search.select) if means else None
+    proposed = server.state[POINTS].shape[0] if POINTS in server.state else 0
+    number = min(search.batch, search.wanted - proposed)
+    points = propose(search.grid, search.sampler, number, server.seed, told, direction(search.select))
+    return torch.tensor(points, dtype=torch.float64).reshape(-1, len(search.grid.names))
+
+
+def _given_up(search: Search, server: Node, going: Sequence[int], step: int) -> set[int]:
+    """The cells that the pruner stops after this step, of those that could go on.
+
+    It is told ranks instead of scores: where many cells are equally accurate, their losses part them.
+    """
+    ranks: dict[int, list[float]] = {}
+    for done in range(1, step + 1):
+        there = [int(n) for n in server.state[_BATCH] if len(_means(server, int(n))) >= done]
+        there = [number for number in there if number in going or len(_means(server, number)) < step]
+        if there:
+            scores = torch.stack([_means(server, number)[done - 1] for number in there])
+            for rank, place in enumerate(ranked(scores, search.select)):
+                ranks.setdefault(there[place], []).append(rank)
+    return given_up(ranks, "minimize") if ranks else set()
+
+
+def _means(server: Node, number: int) -> list[Tensor]:
+    """A cell's (2,) accuracy and loss after each of its steps so far, means over the learners."""
+    scores = server.state[_ALL][:, number]
+    heard = scores[~scores.isnan().flatten(1).all(1)]
+    return [score for score in heard.mean(0) if not score.isnan().any()]

@@ -1,0 +1,161 @@
+"""The client's side of a search: it trains cells from its pre-trained state, and then the one that was chosen."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fedkd.knowledge import Knowledge
+from fedkd.node import Node
+from fedkd.tuning.bags import OWN, bag, bags_of, pack, shares, under
+from fedkd.tuning.cells import Cell
+from fedkd.tuning.scores import sendable, validated
+from fedkd.tuning.views import CHOSEN, POINTS, as_if_untuned, keep_states, settle, state_of, view
+from fedkd.weights import predicted
+
+if TYPE_CHECKING:
+    from fedkd.tuning.search import Search
+
+GOING = f"{OWN}going"
+"""Numbers of the cells that are still tried."""
+SCORES = f"{OWN}scores"
+"""(cells, 2) accuracy and loss of each cell tried now."""
+DIVERGED = f"{OWN}diverged"
+"""Numbers of the cells that have nothing finite to report."""
+_BAGS = f"{OWN}bags"
+"""Number of the bag that each cell starts from."""
+_START = f"{OWN}start/"
+_MODEL, _STATE, _REPORT = f"{OWN}model/", f"{OWN}state/", f"{OWN}report/"
+
+
+def start_report(search: Search, client: Node) -> Knowledge | None:
+    """What the cells report at the start: once where all report the same."""
+    if search.untuned.refresh == "never":
+        return None
+    reports: list[Mapping[str, Tensor]] = []
+    states: list[Mapping[str, Tensor]] = []
+    for number, cell in enumerate(search.at_start(client)):
+        alone = view(client, cell, state_of(search, client, number), 0, dict(client.models))
+        reports.append(reported(alone, cell) or Knowledge())
+        states.append(alone.state)
+    keep_states(client, states)
+    return Knowledge(pack(reports)[0]) or None
+
+
+def reported(client: Node, cell: Cell) -> Knowledge | None:
+    """What a client tells the others of a cell, where that cell would have it asked."""
+    asked = client.id in client.tutors or cell.method.teachers == "self"
+    return cell.method.report(client) if asked else None
+
+
+def try_batch(search: Search, client: Node, knowledge: Knowledge) -> None:
+    """Train the cells of this exchange, score them on validation samples, and put by what is to be reported.
+
+    The client's own model is not touched. The work is booked as tuning. A cell's rounds bring the batches that rounds
+    1, 2, … will bring.
+    """
+    _, step = search.when(client.exchange)
+    last = step == search.steps
+    going = _told(search, client, knowledge) if step == 1 else [int(number) for number in knowledge[GOING]]
+    bags = _bags(search, client, knowledge, going, step)
+    cells = search.cells(client)
+    models, states = under(_MODEL, client.state), under(_STATE, client.state)
+    _forget(client, _MODEL, _STATE)
+    start, student = client.student.state_dict(), copy.deepcopy(client.student)
+    rounds = [step] if search.side_by_side else range(1, search.rounds + 1)
+    scored = last or search.pruner != "none"
+    scores, reports, diverged, steps, samples = [], [], [], 0, 0
+    for number, told in zip(going, bags, strict=True):
+        cell = cells[number]
+        student.load_state_dict(start if step == 1 else under(f"{number}/", models))
+        state = state_of(search, client, number) if step == 1 else under(f"{number}/", states)
+        alone = view(client, cell, state, step, client.models | {"student": student})
+        for alone.round in rounds:
+            alone.exchange = alone.round
+            cell.method.learn(alone, told)
+        steps, samples = steps + alone.steps, samples + alone.samples
+        if scored:
+            scores.append(validated(alone))
+            for metric, value in zip(("accuracy", "loss"), scores[-1].tolist(), strict=True):
+                client.record(f"tuning_{metric}/{cell.label}", value, split="val")
+        if not last:
+            report = (reported(alone, cell) if search.refresh == "every round" else None) or Knowledge()
+            if not _finite(report):
+                diverged.append(number)
+            reports.append(report if _finite(report) else Knowledge())
+            client.state |= {f"{_MODEL}{number}/{name}": value.clone() for name, value in student.state_dict().items()}
+            client.state |= {f"{_STATE}{number}/{name}": value for name, value in alone.state.items()}
+    client.record("tuning_steps", steps)
+    client.record("tuning_samples", samples)
+    up = {} if last else pack(reports)[0]
+    if scores and not torch.stack(scores).isnan().all():
+        up[SCORES] = sendable(torch.stack(scores))
+    if diverged:
+        up[DIVERGED] = torch.tensor(diverged, dtype=torch.int16)
+    client.state |= {f"{_REPORT}{name}": tensor for name, tensor in up.items()}
+
+
+def found(client: Node) -> Knowledge | None:
+    """What a preparation has put by for the server."""
+    up = Knowledge(under(_REPORT, client.state))
+    _forget(client, _REPORT)
+    return up or None
+
+
+def learn_chosen(search: Search, client: Node, knowledge: Knowledge) -> None:
+    """One round of the cell that was chosen."""
+    every = search.refresh == "every round"
+    if client.round == 1:
+        client.state[CHOSEN] = knowledge[CHOSEN]
+    number = int(client.state[CHOSEN])
+    cell = search.cells(client)[number]
+    told = knowledge
+    if not every or client.round == 1:
+        first = under(_START, client.state) if every else knowledge
+        told = Knowledge(bag(first, int(client.state[_BAGS][number])))
+    if client.round == 1:
+        settle(search, client, number, *([] if every else [_BAGS]))
+        if search.per == "client":
+            client.record(f"tuning_chosen/{cell.label}", 1.0)
+    with as_if_untuned(client, cell.training):
+        cell.method.learn(client, predicted(client, told))
+
+
+def _told(search: Search, client: Node, knowledge: Knowledge) -> list[int]:
+    """Take in what a new batch brings; the numbers of its cells."""
+    before = client.state.get(_BAGS, torch.empty(0, dtype=torch.int16))
+    if POINTS in knowledge:
+        known = client.state.get(POINTS)
+        client.state[POINTS] = knowledge[POINTS] if known is None else torch.cat([known.cpu(), knowledge[POINTS]])
+    new = list(range(len(before), len(search.cells(client))))
+    client.state[_BAGS] = torch.cat([before.cpu(), torch.tensor(shares(knowledge, len(new)), dtype=torch.int16)])
+    if search.refresh == "every round":
+        # Cells start from it, and round 1 does again: what travelled once stays here until then.
+        client.state |= {f"{_START}{name}": tensor for name, tensor in bags_of(knowledge).items()}
+    return new
+
+
+def _bags(search: Search, client: Node, knowledge: Knowledge, going: list[int], step: int) -> list[Knowledge]:
+    """What each of the cells is told, in their order."""
+    every = search.refresh == "every round"
+    if every and step > 1:
+        source: Mapping[str, Tensor] = knowledge
+        numbers = shares(knowledge, len(going))
+    else:
+        source = under(_START, client.state) if every else knowledge
+        numbers = [int(client.state[_BAGS][number]) for number in going]
+    opened = {number: predicted(client, Knowledge(bag(source, number))) for number in dict.fromkeys(numbers)}
+    return [opened[number] for number in numbers]
+
+
+def _finite(report: Mapping[str, Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in report.values() if tensor.is_floating_point())
+
+
+def _forget(client: Node, *prefixes: str) -> None:
+    for name in [name for name in client.state if name.startswith(prefixes)]:
+        del client.state[name]

@@ -1,0 +1,89 @@
+"""A node as one cell sees it: as if it were alone, untuned, and at the exchange that it would then be at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fedkd.models import Model
+from fedkd.node import Node, Training
+from fedkd.tuning.bags import OWN, bag, pack, shares, under
+from fedkd.tuning.cells import Cell
+
+if TYPE_CHECKING:
+    from fedkd.tuning.search import Search
+
+CHOSEN = f"{OWN}chosen"
+"""Number of the chosen cell: at the server, of each learner's."""
+POINTS = f"{OWN}points"
+"""(points, parameters) proposed so far, where they are not known from the start."""
+SETUP = f"{OWN}setup/"
+"""Prefix of what set-up and start of the cells left in their states."""
+
+
+def view(node: Node, cell: Cell, state: dict[str, Tensor], round: int, models: dict[str, Model]) -> Node:
+    """The node at a round of one cell, with state and models of its own; what is drawn and held is the node's."""
+    return replace(
+        node,
+        training=cell.training,
+        state=state,
+        models=models,
+        round=round,
+        exchange=round,
+        steps=0,
+        samples=0,
+        records={},
+    )
+
+
+@contextmanager
+def as_if_untuned(node: Node, training: Training) -> Iterator[None]:
+    """The node itself in a round of the chosen cell: its exchanges are counted without the search."""
+    exchange, own = node.exchange, node.training
+    node.exchange, node.training = node.round, training
+    try:
+        yield
+    finally:
+        node.exchange, node.training = exchange, own
+
+
+def set_up(search: Search, node: Node) -> None:
+    """Let every cell set itself up, and keep what each puts into its state."""
+    states: list[Mapping[str, Tensor]] = []
+    for cell in search.at_start(node):
+        alone = view(node, cell, {}, 0, dict(node.models))
+        cell.method.setup(alone)
+        states.append(alone.state)
+    keep_states(node, states)
+
+
+def keep_states(node: Node, states: Sequence[Mapping[str, Tensor]]) -> None:
+    """Keep what each cell that the start holds has put into its state, in place of what was kept before."""
+    for name in [name for name in node.state if name.startswith(SETUP)]:
+        del node.state[name]
+    node.state |= {f"{SETUP}{name}": tensor for name, tensor in pack(states)[0].items()}
+
+
+def state_of(search: Search, node: Node, number: int) -> dict[str, Tensor]:
+    """What set-up and start of a cell left in its state, a copy."""
+    packed = under(SETUP, node.state)
+    many = len(search.at_start(node))
+    own = shares(packed, many)[number if number < many else 0]
+    return {name: tensor.clone().to(node.device) for name, tensor in bag(packed, own).items()}
+
+
+def drop(node: Node, *keep: str) -> None:
+    """Forget all that the search has in a node's state, but for what begins with one of `keep`."""
+    for name in [name for name in node.state if name.startswith(OWN) and not name.startswith(keep)]:
+        del node.state[name]
+
+
+def settle(search: Search, node: Node, number: int, *keep: str) -> None:
+    """The search is over: the chosen cell's state becomes the node's, and the others' is forgotten."""
+    own = state_of(search, node, number)
+    drop(node, CHOSEN, POINTS, *keep)
+    node.state |= own
