@@ -138,7 +138,7 @@ class TestValues:
             ("train.optimizer=sdg", ["'train.optimizer'", "'sgd'", "'adam'", "found 'sdg'"]),
             ("pretrain.epochs=-1", ["'pretrain.epochs'", "'converged'", "greater than or equal to 0", "found -1"]),
             ("pretrain.epochs=converge", ["'pretrain.epochs'", "'converged'", "integer", "found 'converge'"]),
-            ("start=best_client", ["'start'", "'pretrained'", "'random'", "found 'best_client'"]),
+            ("save=first", ["'save'", "'last'", "'best'", "found 'first'"]),
             ("init=own", ["'init'", "'common'", "'per_client'", "found 'own'"]),
             ("val=server", ["'val'", "'local'", "found 'server'"]),
             ("ray.num_cpus=0", ["'ray.num_cpus'", "greater than 0", "found 0"]),
@@ -176,10 +176,23 @@ class TestSpecs:
             ("models=cnnn", ["model 'cnnn'", "did you mean 'cnn'?", "mlp"]),
             ("models=architecture", ["model 'architecture'", "cnn"]),
             ("models=cnn|", ["'cnn|'", "cnn|mlp"]),
-            ("models=cnn|mlp|lenet5|mlp", ["4 models", "3 clients"]),
+            ("models=cnn|mlp|lenet5|mlp", ["models", "no client is left for mlp among 3"]),
             ("models=mlp(hidden=[0])", ["model mlp", "hidden", "greater than 0", "found 0"]),
-            ("transfer=private", ["transfer", "'private'", "public(fraction=0.2)"]),
-            ("transfer=public(fraction=2.0)", ["transfer", "fraction=2.0", "less than 1"]),
+            ("transfer=secret", ["transfer", "'secret'", "public(fraction=0.2)", "private"]),
+            ("transfer=public(fraction=2.0)", ["transfer", "fraction=2.0", "less than or equal to 1"]),
+            ("start=worst_client", ["start", "'worst_client'", "best_client", "kd(weight=0.5)"]),
+            ("students=[7]", ["'students'", "no client 7", "0 to 2"]),
+            ("teachers=[1, 1]", ["'teachers'", "twice"]),
+            ("pretrain.augment=crup(padding=2)", ["crup", "did you mean 'crop'"]),
+            ("models=torchvision:resnet19", ["resnet19", "did you mean"]),
+            ("models=torchvision:resnet18(weights='IMAGENET')", ["IMAGENET", "IMAGENET1K_V1"]),
+            ("models=checkpoint:nowhere.safetensors", ["nowhere.safetensors", "does not exist"]),
+            ("partition=iid+shards", ["both deal"]),
+            ("partition=pathological(classes=11)", ["classes=11", "only 10"]),
+            ("partition=dirichlet(min_size=900)", ["min_size=900", "lower min_size"]),
+            ("partition=by_column(name='writer')", ["'writer'"]),
+            ("partition=manifest(file='gone.json')", ["gone.json", "cannot be read"]),
+            ("dataset=digits(limit=9)", ["limit=9", "no training image"]),
             ("transfer=public(share=0.2)", ["transfer", "share", "public(fraction=0.2)"]),
         ],
     )
@@ -188,7 +201,7 @@ class TestSpecs:
 
     @pytest.mark.parametrize("method", ["kd", "dml", "dp_kd"])
     def test_one_client_alone_has_no_teachers(self, method: str, with_settings: Refused) -> None:
-        with_settings(f"method={method}", "clients=1", parts=["no teachers", "clients ≥ 2"])
+        with_settings(f"method={method}", "clients=1", parts=["nobody else may teach client 0", "clients ≥ 2"])
 
     @pytest.mark.parametrize(
         ("text", "parts"),
@@ -354,7 +367,8 @@ class TestCommands:
             (["partition", "dirichlet(alpha=0.0)"], ["dirichlet", "alpha", "greater than 0"]),
             (["partition", "iid", "--dataset", "digit"], ["'digit'", "did you mean 'digits'?"]),
             (["partition", "iid", "--clients", "5000"], ["5000 clients", "fewer clients"]),
-            (["partition", "iid", "--transfer", "private"], ["transfer", "'private'", "public(fraction=0.2)"]),
+            (["partition", "iid", "--transfer", "secret"], ["transfer", "'secret'", "public(fraction=0.2)"]),
+            (["partition", "iid", "--kind", "pie"], ["--kind 'pie'", "bars", "heatmap"]),
             (["partition", "iid", "--plot", "x.bmp"], ["--plot x.bmp", ".svg"]),
             (["partition", "iid", "--plot", "nowhere/x.svg"], ["nowhere/x.svg", "folder does not exist"]),
             (["partition", "iid", "--out", "nowhere/x.json"], ["nowhere/x.json", "folder does not exist"]),
