@@ -28,7 +28,7 @@ _LOG = logging.getLogger("flwr")
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """One federation on whatever nodes the grid has; each round is logged, and journalled where `out` is a folder."""
-    from simulations.study import Study, mean_accuracy
+    from simulations.study import Study, mean_accuracy, skew_rows
 
     use_one_thread()
     config = dict(context.run_config)
@@ -43,7 +43,7 @@ def main(grid: Grid, context: Context) -> None:
 
     def on_round(number: int, rows: list[Row]) -> None:
         if journal:
-            journal.append(number, rows)
+            journal.append(number, rows if number else [*rows, *skew_rows(federation)])
         _LOG.info("round %d of %d: mean test accuracy %.3f", number, federation.last_round, mean_accuracy(rows))
 
     Rounds(federation, load_holdings).start(grid, nodes, on_round)
