@@ -34,7 +34,13 @@ def load_holdings(federation: Federation, client: int) -> Holdings:
     test = {"test": _test(federation.dataset)}
     if client == SERVER:
         common = None if isinstance(split.val, tuple) else _common(federation, source, split)
-        judged |= {"val": common, **test} if common else test
+        judged |= test
+        if common:
+            judged["val"] = common
+        elif federation.built.has_global_model or federation.consolidation:
+            # A model of all is judged on everybody's validation samples, as if each client told how good it is there.
+            parts = [_part(federation, source, split, each, "val") for each in range(federation.clients)]
+            judged["val"] = _union(parts)
         return Holdings(source.shape, len(source.classes), None, common, public, judged)
     everybody = range(federation.clients) if federation.built.pools else (client,)
     own = {part: _union([_part(federation, source, split, each, part) for each in everybody]) for part in PARTS}
