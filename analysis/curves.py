@@ -2,7 +2,8 @@
 
 Both functions take a table that is already filtered to one panel (one dataset, one partition, one value of
 every other swept key), draw one line a method and return the ax; lines carry labels for a legend. Accuracy is
-the mean over clients in each seed; line and band are the mean and the Student-t interval over seeds.
+the mean over clients in each seed, or that of the global model where there is one; line and band are the mean and
+its interval over seeds (Student-t, bootstrap from ten seeds on).
 """
 
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from analysis import units
-from analysis.scores import cumulative_bytes, frozen_teachers, round_means, settings_of
-from analysis.statistics import t_intervals
-from analysis.style import INK, Look, labels, looks
+from analysis.statistics import intervals
+from analysis.style import INK, QUIET, Look, labels, looks
+from analysis.values import cumulative_bytes, frozen_teachers, round_means, settings_of, start_rounds
 
 # Beyond this ratio of the dearest method to the cheapest point, a linear axis hides the cheap ones.
 _LINEAR_UP_TO = 30
@@ -37,7 +38,8 @@ def accuracy_against_rounds(
     table: one panel, as `load` gives it. styles: looks by method where several panels are to agree. With one
     seed there is no band; with more than six methods the bands would hide each other, and bars to the right
     of the last round take their place. The x axis says "rounds (local epochs)" when some method's teachers
-    are frozen: its knowledge travelled once, and later rounds are local training with it.
+    are frozen: its knowledge travelled once, and later rounds are local training with it. A dotted vertical is the
+    last round of a consolidated start.
     """
     styles = styles or looks(list(table["method"].unique()))
     names = labels(list(styles))
@@ -54,6 +56,8 @@ def accuracy_against_rounds(
         ax.fill_between(x, curve["low"], curve["high"], color=look.color, alpha=0.09, linewidth=0)
         for edge in ("low", "high"):
             ax.plot(x, curve[edge], color=look.color, alpha=0.35, linewidth=0.6)
+    for number in set(start_rounds(table)) - {0}:
+        ax.axvline(number, color=QUIET, linewidth=0.8, linestyle=":", zorder=1)
     ax.set_xlabel("rounds (local epochs)" if frozen_teachers(table) else "rounds")
     last = int(curves["round"].max())
     ticks = np.asarray(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]).tick_values(0, max(last, 1)))
@@ -118,7 +122,7 @@ def _curves(table: pd.DataFrame, split: str, level: float) -> pd.DataFrame:
     points = pd.DataFrame({"value": accuracy, "bytes": cumulative_bytes(table).reindex(accuracy.index)}).reset_index()
     points["method"] = points["federation"].map(method)
     keys = ["method", "round"]
-    curves = t_intervals(points, keys, level=level)
+    curves = intervals(points, keys, level=level)
     return curves.assign(bytes=points.groupby(keys)["bytes"].mean()).reset_index()
 
 
@@ -144,11 +148,12 @@ def _line(ax: Axes, x: Any, curve: pd.DataFrame, look: Look, label: str, **more:
 
 def _bar(ax: Axes, x: float, final: "pd.Series[Any]", look: Look, transform: Transform, size: float = 7) -> None:
     """The last point, large, with its interval where there is one."""
-    half = 0.0 if np.isnan(final["low"]) else (final["high"] - final["low"]) / 2
+    # A bootstrap interval need not be symmetric.
+    reach = [[final["mean"] - final["low"]], [final["high"] - final["mean"]]]
     ax.errorbar(
         x,
         final["mean"],
-        yerr=half or None,
+        yerr=None if np.isnan(final["low"]) or final["low"] == final["high"] else np.maximum(reach, 0.0),
         color=look.color,
         marker=look.marker,
         markersize=size,

@@ -1,9 +1,6 @@
 """Every figure of a report: one figure an idea, one panel a partition."""
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +8,32 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.curves import accuracy_against_bytes, accuracy_against_rounds
+from analysis.findings import draw_findings
 from analysis.gains import delta_intervals, gained_and_lost
 from analysis.heatmaps import tuned_methods, tuning_heatmap
-from analysis.scores import frozen_teachers
+from analysis.picture import Picture, picture, slug
 from analysis.shards import partition_measures, partition_picture
-from analysis.style import ACROSS, Look, labels, legend_below, looks, panels, save, styled
+from analysis.style import Look, looks
 from analysis.summary import Summary
+from analysis.values import frozen_teachers
 
-Panel = tuple[str, Callable[[Axes], Axes]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A saved figure and what is to be said about it."""
-
-    title: str
-    caption: str
-    svg: Path
-    png: Path
-    across: int
-    """Panels side by side; a page needs this to keep them readable on a narrow screen."""
+__all__ = ["Picture", "draw_block", "draw_partitions", "slug"]
 
 
 def draw_block(
     table: pd.DataFrame, title: str, block: Summary, order: Sequence[str], folder: Path, suffix: str
 ) -> list[Picture]:
-    """The figures of one block: curves, costs, gains, knowledge and, where something was tuned, the grids.
+    """The figures of one block: curves, costs, gains, knowledge, the grids where something was tuned, and whatever
+    `findings.draw_findings` has something to say about.
 
     table: the rows of this block. title: its settings in words. order: methods in the study's order, so that
     every block gives a method the same look. suffix: appended to file names. Files go to `folder`.
     """
     styles = looks(order)
     seeds = _seeds(table)
-    over = f"Line or dot: mean over {seeds}; band or bar: {100 * block.level:g} % Student-t interval over seeds"
-    over += "." if table["seed"].nunique() > 1 else " (none with one seed)."
+    over = f"Line or dot: mean over {seeds}; band or bar: {100 * block.level:g} % interval over seeds" + (
+        " (Student-t; BCa bootstrap from ten seeds on)." if table["seed"].nunique() > 1 else " (none with one seed)."
+    )
     ranked = list(dict.fromkeys(block.rows["partition"])) or list(dict.fromkeys(table["partition"]))
     parts = [(str(name), table[table["partition"] == name]) for name in ranked]
     note = "Axes differ between panels. " if len(parts) > 1 else ""
@@ -55,14 +44,15 @@ def draw_block(
         else ""
     )
     drawn = [
-        _picture(
+        picture(
             "accuracy-rounds" + suffix,
             f"Accuracy against rounds: {title}",
-            f"Mean test accuracy over clients; round 0 is the common start. {over} {axis}{note}",
+            "Mean test accuracy over clients, or of the global model where the server holds one; round 0 is the "
+            f"common start. {over} {axis}{note}",
             [(name, _curve(accuracy_against_rounds, part, block, styles)) for name, part in parts],
             folder,
         ),
-        _picture(
+        picture(
             "accuracy-bytes" + suffix,
             f"Accuracy against communication: {title}",
             "Mean test accuracy against the bytes sent so far by and to all clients, tuning included. "
@@ -78,7 +68,7 @@ def draw_block(
     height = 0.9 + 0.42 * max((len(each) for _, each in rows), default=0)
     if rows:
         drawn.append(
-            _picture(
+            picture(
                 "gain" + suffix,
                 f"Gain over the start: {title}",
                 f"Δ = final minus round-0 test accuracy, in points, mean over clients. {over} "
@@ -93,7 +83,7 @@ def draw_block(
         )
     if rows and block.rows["gained"].notna().any():
         drawn.append(
-            _picture(
+            picture(
                 "knowledge" + suffix,
                 f"Knowledge gained and lost: {title}",
                 "Shares of all test samples whose prediction went from wrong to right (gained) "
@@ -111,7 +101,7 @@ def draw_block(
         names = ", ".join(dict.fromkeys(method for _, method, _ in tuned))
         several = len({method for _, method, _ in tuned}) > 1
         drawn.append(
-            _picture(
+            picture(
                 "tuning" + suffix,
                 f"What tuning found: {title}",
                 "Validation accuracy in percent of every tuned cell, mean over clients and seeds. "
@@ -127,7 +117,7 @@ def draw_block(
                 legend=False,
             )
         )
-    return drawn
+    return drawn + draw_findings(table, title, block, styles, folder, suffix)
 
 
 def draw_partitions(partitions: Sequence[Mapping[str, Any]], folder: Path) -> list[Picture]:
@@ -146,7 +136,7 @@ def draw_partitions(partitions: Sequence[Mapping[str, Any]], folder: Path) -> li
         several = len({clients for _, clients in mine}) > 1
         seeds = sorted({str(entry.get("seed")) for entry in mine.values()})
         drawn.append(
-            _picture(
+            picture(
                 "partitions" + ("" if len({data for data, _, _ in first}) == 1 else f"-{slug(dataset)}"),
                 f"Who holds what: {dataset}",
                 f"Private samples of each class at each client, seed {', '.join(seeds)}. {_measures(mine)}",
@@ -159,59 +149,6 @@ def draw_partitions(partitions: Sequence[Mapping[str, Any]], folder: Path) -> li
             )
         )
     return drawn
-
-
-def slug(text: str) -> str:
-    """A file name for a spec: readable, safe everywhere, and different for different specs."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
-    if plain == text and len(plain) <= 40:
-        return plain
-    return f"{plain[:40].strip('-')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-
-def _picture(
-    name: str,
-    title: str,
-    caption: str,
-    parts: Sequence[Panel],
-    folder: Path,
-    *,
-    width: float = 3.5,
-    height: float = 2.9,
-    legend: bool = True,
-    same_x: bool = False,
-) -> Picture:
-    with styled():
-        figure, axes = panels(len(parts), width, height, extra=0.5 if legend else 0.0)
-        titles = labels([panel for panel, _ in parts], width=int(9.5 * width))
-        for (panel, draw), ax in zip(parts, axes, strict=True):
-            draw(ax)
-            # A heat map may have asked for room under its title.
-            ax.set_title(titles[panel], loc="left", pad=18 if any(ax.texts) and _has_note(ax) else None)
-        if same_x:
-            limits = [ax.get_xlim() for ax in axes]
-            for ax in axes:
-                ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
-        _share_labels(axes, same_rows=same_x)
-        if legend:
-            legend_below(figure, axes)
-        svg, png = save(figure, folder / name)
-    return Picture(title, caption, svg, png, min(len(parts), ACROSS))
-
-
-def _has_note(ax: Axes) -> bool:
-    return any(text.get_text().startswith("best over") for text in ax.texts)
-
-
-def _share_labels(axes: Sequence[Axes], same_rows: bool) -> None:
-    """Say what an axis is once, at the edge, where all panels agree."""
-    inner = [ax for place, ax in enumerate(axes) if place % ACROSS]
-    if len({ax.get_ylabel() for ax in axes}) == 1:
-        for ax in inner:
-            ax.set_ylabel("")
-    if same_rows and len({tuple(label.get_text() for label in ax.get_yticklabels()) for ax in axes}) == 1:
-        for ax in inner:
-            ax.tick_params(labelleft=False)
 
 
 def _seeds(table: pd.DataFrame) -> str:

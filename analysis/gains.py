@@ -19,7 +19,7 @@ def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
     """Diverging bars: right, the share of test samples that went from wrong to right since round 0; left,
     those that went from right to wrong. The diamond is their difference, Δ.
 
-    rows: columns method, gained, lost, delta, shares in [0, 1], as `compare` gives them.
+    rows: columns method, gained, lost, shares in [0, 1], as `compare` gives them.
     """
     y = np.arange(len(rows))
     for name, sign, colour in (("gained", 1, GAIN), ("lost", -1, LOSS)):
@@ -37,7 +37,7 @@ def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
                 color=INK,
             )
     ax.scatter(
-        rows["delta"],
+        rows["gained"] - rows["lost"],
         y,
         marker="D",
         s=26,
@@ -47,7 +47,7 @@ def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
         label="Δ = gained − lost",
     )
     ax.axvline(0, color=INK, linewidth=0.8)
-    _method_axis(ax, rows)
+    method_axis(ax, rows)
     # Room for the numbers at both ends of the bars.
     most, least = (float(np.nan_to_num(rows[name].max())) for name in ("gained", "lost"))
     room = 0.32 * max(most, least, 1e-3)
@@ -92,12 +92,13 @@ def delta_intervals(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] 
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )
     ax.axvline(0, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
-    _method_axis(ax, rows)
+    method_axis(ax, rows)
     ax.set_xlabel("Δ test accuracy since round 0, points")
     return ax
 
 
-def _method_axis(ax: Axes, rows: pd.DataFrame) -> None:
+def method_axis(ax: Axes, rows: pd.DataFrame, points_across: bool = True) -> None:
+    """Methods down, in the order of the rows; differences of shares across, in points."""
     methods = [str(name) for name in rows["method"]]
     names = labels(methods, width=22)
     ax.set_yticks(range(len(methods)), [names[method] for method in methods])
@@ -105,4 +106,10 @@ def _method_axis(ax: Axes, rows: pd.DataFrame) -> None:
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}".replace("-", "−")))
+    if points_across:
+        ax.xaxis.set_major_formatter(FuncFormatter(in_points))
+
+
+def in_points(value: float, _: object = None) -> str:
+    """A tick of an axis of shares: −0.025 → `−2.5`."""
+    return f"{100 * value:.4g}".replace("-", "−")

@@ -15,8 +15,8 @@ from analysis.figures import Picture
 from analysis.page_style import CSS
 from analysis.summary import Summary
 from analysis.table import finished
-from analysis.units import percent, points, spread
-from analysis.wording import TextTable, caption, text_tables
+from analysis.units import around, percent, points
+from analysis.wording import PARTS, TextTable, caption, text_tables
 
 _FACTS = ("models", "clients", "rounds", "transfer", "val", "init", "start")
 _SIGNS = {"better": "▲", "worse": "▼", "undecided": "○"}
@@ -31,7 +31,7 @@ def page(
     """The whole page. pictures: by block title, the partitions under an empty title (see `report.draw`)."""
     title = f"fedkd report: {', '.join(dict.fromkeys(table['dataset']))}"
     assumption = _validation(study)
-    tables = {part: {each.title: each for each in text_tables(summary, part)} for part in ("accuracy", "cost")}
+    tables = {part: {each.title: each for each in text_tables(summary, part)} for part in PARTS}
     body = [_header(title, table, summary, study), _warnings(summary.warnings), _in_short(summary)]
     for block, drawn in pictures:
         if not block:
@@ -43,8 +43,9 @@ def page(
         else:
             body.append("<p>No federation of this block has finished; the curves go as far as the rounds do.</p>")
         body.append(_figures(drawn, assumption))
-        if block in tables["cost"]:
-            body.append(_table(tables["cost"][block], caption(summary, "cost")))
+        for part in PARTS[1:]:
+            if block in tables[part]:
+                body.append(_table(tables[part][block], caption(summary, part)))
         body.append("</section>")
     body.append(_provenance(table, study))
     return (
@@ -93,10 +94,11 @@ def _in_short(summary: Summary) -> str:
                 continue
             top = known.iloc[int(known["accuracy"].to_numpy().argmax())]
             where = f"{title}, {partition}" if len(blocks) > 1 else str(partition)
-            text = f"{percent(top['accuracy'])}{spread(top['accuracy_low'], top['accuracy_high'])} %"
+            text = f"{percent(top['accuracy'])}{around(top['accuracy'], top['accuracy_low'], top['accuracy_high'])} %"
             lead = ""
             if top["verdict"]:
-                gap = f"{points(top['difference'])}{spread(top['difference_low'], top['difference_high'])}"
+                ends = around(top["difference"], top["difference_low"], top["difference_high"], points)
+                gap = f"{points(top['difference'])}{ends}"
                 lead = f", {gap} points to {summary.baseline} on the same seeds: {top['verdict']}"
             items.append(
                 f"<li><strong>{escape(where)}</strong>: highest mean final accuracy {text} with "

@@ -12,14 +12,17 @@ import pandas as pd
 
 from analysis.figures import Picture, draw_block, draw_partitions, slug
 from analysis.files import replacing
+from analysis.findings import draw_starts
 from analysis.journal import ResultsError
 from analysis.page import page
 from analysis.summary import Summary, block_title, compare, orders
 from analysis.table import finished, load, read_study, rebuild, up_to_date
+from analysis.targets import reading_split, target_table
 
 
 def make_report(directory: str | Path, *, target: float | None = None, baseline: str = "local") -> Path:
-    """Write `figures/*.svg` and `.png`, `summary.csv` and `report.html` into a results folder.
+    """Write `figures/*.svg` and `.png`, `summary.csv` and `report.html` into a results folder, and
+    `targets.csv`, rounds and bytes to shares of `pooled`, where there is one.
 
     Federations that have not finished are left out, and the report says how many; only where none of a
     block has finished are their curves drawn as far as they go. target, baseline: as in `compare`.
@@ -34,7 +37,10 @@ def make_report(directory: str | Path, *, target: float | None = None, baseline:
         raise ResultsError(f"{directory}: no federation has finished a round yet; report again when one has")
     summary = compare(table, study=study, target=target, baseline=baseline)
     pictures = draw(table, summary, study, directory / "figures")
-    _write(directory / "summary.csv", _csv(summary))
+    _write(directory / "summary.csv", _csv(summary.rows))
+    done = finished(table)
+    if len(targets := target_table(done, reading_split(done))):
+        _write(directory / "targets.csv", _csv(targets))
     report = directory / "report.html"
     _write(report, page(summary, pictures, table, study))
     return report
@@ -43,14 +49,15 @@ def make_report(directory: str | Path, *, target: float | None = None, baseline:
 def draw(
     table: pd.DataFrame, summary: Summary, study: Mapping[str, Any], folder: Path
 ) -> list[tuple[str, list[Picture]]]:
-    """Draw every figure into `folder`. Returns them by block: its title and its pictures; the partitions come
-    first, under an empty title. table: the whole study, as `load` gives it."""
+    """Draw every figure into `folder`. Returns them by block: its title and its pictures; the partitions, and what
+    compares blocks that differ in their start, come first, under an empty title. table: the whole study, as `load`
+    gives it."""
     folder.mkdir(parents=True, exist_ok=True)
     done = finished(table)
     known = orders(study).get("method", [])
     present = set(table["method"])
     methods = list(dict.fromkeys([*(name for name in known if name in present), *sorted(present)]))
-    drawn = [("", draw_partitions(study.get("partitions") or [], folder))]
+    drawn = [("", draw_partitions(study.get("partitions") or [], folder) + draw_starts(table, folder))]
     keys = list(summary.settings)
     # Blocks of which nothing has finished have no rows in the summary, but curves.
     values = pd.concat([summary.rows.reindex(columns=keys), table[keys]]).drop_duplicates()
@@ -65,9 +72,9 @@ def draw(
     return drawn
 
 
-def _csv(summary: Summary) -> str:
-    """All columns of the comparison, as numbers; a `Reach` prints as `4` or `>10`."""
-    return summary.rows.to_csv(index=False, lineterminator="\n")
+def _csv(rows: pd.DataFrame) -> str:
+    """All columns, as numbers; a `Reach` prints as `4` or `>10`."""
+    return rows.to_csv(index=False, lineterminator="\n")
 
 
 def _write(path: Path, text: str) -> None:

@@ -167,5 +167,7 @@ def save(figure: Figure, path: Path) -> tuple[Path, Path]:
             # Class names may be in a script the font lacks: a box in a label is no reason to fail a report.
             warnings.filterwarnings("ignore", message="Glyph")
             figure.savefig(temporary, format=kind, dpi=170, metadata=metadata)
+            # Laying panels out takes as long as drawing them, and the second file has the same ones.
+            figure.set_layout_engine("none")
         written.append(final)
     return written[0], written[1]

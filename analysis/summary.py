@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from analysis.scores import COSTS, federation_scores, reaches
-from analysis.statistics import Interval, Reach, median_reach, paired_difference, t_interval
+from analysis.censoring import Reach, median_reach
+from analysis.comparisons import compare_with_baseline, paired_values
+from analysis.ranks import rank_methods
+from analysis.scores import COSTS, QUALITIES, federation_scores
+from analysis.statistics import Interval, interval
 from analysis.table import finished, setting_columns
+from analysis.targets import reaches
 
 CONVERGED = 0.01
 """`local` may gain this much accuracy over round 0 before its start counts as not converged."""
@@ -73,11 +76,13 @@ def compare(
     accuracy minus one point. target_split: where the curve towards the target is read.
 
     Columns of `rows`, accuracies and shares in [0, 1]: the settings; `seeds`; `start_accuracy`; `accuracy`,
-    `chosen_accuracy`, `delta`, `difference` (to the baseline, paired over seeds), each with `_low` and
-    `_high`; `chosen_round` (mean over seeds); `pairs`, `verdict` ("" for the baseline and without one);
-    `gained`, `lost`, `worst_client`, `success_rate`; `bytes`, `steps`, `tuning_steps`, `tuning_samples`,
-    `tuning_bytes` (sums over clients and rounds, means over seeds); `target`, `reached` (number of seeds that
-    arrived), `rounds_to_target`, `bytes_to_target` (Kaplan-Meier medians as `Reach`, which print `>10` where
+    `chosen_accuracy`, `delta`, `ece`, `forgetting`, `difference` (to the baseline, paired over seeds), each with
+    `_low` and `_high`; `chosen_round` (mean over seeds); `pairs`, `p`, `wilcoxon_p` (from eight pairs on), `verdict`
+    ("" for the baseline and without one); `family`, `adjusted_p`, `corrected`, by Holm over all methods against the
+    baseline in this block and partition (`comparisons.compare_with_baseline`); `rank`, mean over the seeds that all
+    methods have; `gained`, `lost`, `worst_client`, `success_rate` and the `scores.QUALITIES`, means over seeds; the
+    `scores.COSTS` and `wall` (sums over clients and rounds, means over seeds); `target`, `reached` (number of seeds
+    that arrived), `rounds_to_target`, `bytes_to_target` (Kaplan-Meier medians as `Reach`, which print `>10` where
     censored). Raises ValueError when the target is not in [0, 1].
     """
     if target is not None and not 0 <= target <= 1:
@@ -92,10 +97,11 @@ def compare(
     scores["target"] = best.reindex(places).to_numpy() if target is None else target
     scores = scores.join(reaches(done, scores["target"], target_split))
     rows = []
-    for values, cell in scores.groupby(keys, sort=False):
-        partners = scores[(scores[keys[:-1]] == list(values[:-1])).all(axis=1)]
-        base = partners[partners["method"] == _baseline(partners, baseline)]
-        rows.append({**dict(zip(keys, values, strict=True)), **_row(cell, base, level)})
+    for _, panel in scores.groupby(keys[:-1], sort=False):
+        versus = _versus(panel, baseline, level)
+        for method, cell in panel.groupby("method", sort=False):
+            named: dict[str, Any] = {key: panel[key].iloc[0] for key in keys[:-1]}
+            rows.append(named | {"method": method} | _row(cell, level) | dict(versus.loc[str(method)]))
     frame = _ordered(pd.DataFrame(rows, columns=None if rows else keys), keys, orders(study or {}))
     summary = Summary(frame, scores, settings, baseline, level, target)
     return replace(summary, warnings=(*_unfinished(table, done, study or {}), *_doubts(summary)))
@@ -123,17 +129,32 @@ def _baseline(cells: pd.DataFrame, baseline: str) -> str | None:
     return named[0] if len(named) == 1 else None
 
 
-def _row(cell: pd.DataFrame, base: pd.DataFrame, level: float) -> dict[str, Any]:
+def _versus(panel: pd.DataFrame, baseline: str, level: float) -> pd.DataFrame:
+    """The methods of one panel against the baseline and against each other, indexed by method."""
+    values = paired_values(panel)
+    base = _baseline(panel, baseline)
+    names = {"low": "difference_low", "high": "difference_high"}
+    if base is not None:
+        found = compare_with_baseline(values, base, level).rename(columns=names).drop(columns="kind")
+    else:
+        wanted = ["difference", *names.values(), "p", "wilcoxon_p", "adjusted_p"]
+        found = pd.DataFrame(columns=wanted, dtype="float64").assign(verdict="", corrected="", pairs=0, family=0)
+    found = found.reindex(values.columns)
+    for name in ("verdict", "corrected"):
+        found[name] = found[name].where(found["pairs"] > 0, "").fillna("")
+    if base is not None:
+        found.loc[base, "pairs"] = values[base].notna().sum()
+    for name in ("pairs", "family"):
+        found[name] = found[name].fillna(0).astype("int64")
+    return found.assign(rank=rank_methods(values, level).table["rank"])
+
+
+def _row(cell: pd.DataFrame, level: float) -> dict[str, Any]:
     row: dict[str, Any] = {"seeds": len(cell), "start_accuracy": cell["start_accuracy"].mean()}
-    for name in ("accuracy", "chosen_accuracy", "delta"):
-        row |= _named(name, t_interval(cell[name], level))
-    row["chosen_round"] = cell["chosen_round"].mean()
-    own, other = (frame.set_index("seed")["accuracy"].dropna() for frame in (cell, base))
-    is_base = cell["method"].iloc[0] in set(base["method"])
-    difference = paired_difference(own, other, level)
-    row |= _named("difference", Interval(*difference[:4]) if not is_base else Interval(np.nan, np.nan, np.nan, 0))
-    row |= {"pairs": difference.n, "verdict": difference.verdict if difference.n and not is_base else ""}
-    row |= {name: cell[name].mean() for name in ("gained", "lost", "worst_client", "success_rate", *COSTS, "target")}
+    means = ["gained", "lost", "worst_client", "success_rate", "chosen_round", *QUALITIES, *COSTS, "wall", "target"]
+    row |= {name: cell[name].mean() for name in means}
+    for name in ("accuracy", "chosen_accuracy", "delta", "ece", "forgetting"):
+        row |= _named(name, interval(cell[name], level))
     for name in ("rounds_to_target", "bytes_to_target"):
         # A federation without accuracy rows has no curve, which the join left as NaN.
         known = [reach for reach in cell[name] if isinstance(reach, Reach)]
@@ -179,7 +200,7 @@ def _doubts(summary: Summary) -> list[str]:
             if rows["seeds"].nunique() > 1:
                 doubts.append(f"Methods differ in their number of seeds ({where}).")
     scores = summary.scores
-    odd = (scores["gained"] - scores["lost"] - scores["delta"]).abs() > 1e-6
+    odd = (scores["gained"] - scores["lost"] - scores["judged_delta"]).abs() > 1e-6
     if odd.any():
         doubts.append(f"Knowledge gained − lost is not Δ in {', '.join(scores.index[odd][:5])}: their rows disagree.")
     return doubts

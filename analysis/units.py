@@ -1,6 +1,7 @@
 """Numbers as people read them: percentages, points, bytes, counts. NaN is always a dash."""
 
 import math
+from collections.abc import Callable
 
 NOTHING = "–"
 _STEPS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -27,6 +28,14 @@ def spread(low: float, high: float, digits: int = 1) -> str:
     # "± 0.0" would claim certainty.
     fine = 1e-6 < half < 0.5 * 10**-digits
     return f" ± {half:.1g}" if fine else f" ± {half:.{digits}f}"
+
+
+def around(mean: float, low: float, high: float, show: Callable[[float], str] = percent) -> str:
+    """The interval behind its mean: ` ± 1.2` where it is symmetric, else ` [86.1, 88.0]` with ends as `show` prints
+    them, or nothing where there is no interval."""
+    if abs((high - mean) - (mean - low)) > 1e-9:
+        return f" [{show(low)}, {show(high)}]"
+    return spread(low, high)
 
 
 def size(number: float) -> str:

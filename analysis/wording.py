@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analysis.statistics import Reach
+from analysis.censoring import Reach
 from analysis.summary import Summary
-from analysis.units import NOTHING, count, percent, points, size, spread
+from analysis.units import NOTHING, around, count, percent, points, size
 
-Part = Literal["accuracy", "cost"]
+Part = Literal["accuracy", "quality", "cost"]
+PARTS: tuple[Part, ...] = ("accuracy", "quality", "cost")
 Row = Any  # one row of Summary.rows, by column name
 
 
@@ -27,14 +28,22 @@ class TextTable:
 def text_tables(summary: Summary, part: Part = "accuracy") -> list[TextTable]:
     """One table a block: results of different blocks must not be read against each other.
 
-    part: "accuracy" says what came out, "cost" what it took.
+    part: "accuracy" says what came out, "quality" what else the models became, "cost" what it took. Columns that no
+    row of a block has a value for are left out; so is a block of "quality" that would have no column.
     """
-    columns = {"accuracy": _ACCURACY, "cost": _COST}[part]
+    columns = {"accuracy": _ACCURACY, "quality": _QUALITY, "cost": _COST}[part]
     tables = []
     for title, block in summary.blocks():
         # Shown only where some method was tuned: three columns of zeros say less than their absence.
         tuned = bool((block.rows[["tuning_steps", "tuning_samples", "tuning_bytes"]] > 0).to_numpy().any())
         shown = {name: text for name, text in columns.items() if tuned or not name.startswith("tuning")}
+        # One comparison needs no correction, and two methods no ranks.
+        shown = {name: text for name, text in shown.items() if name not in _MANY or block.rows["family"].max() > 1}
+        if part == "quality":
+            known = {name for name, (score, _) in _SCORES.items() if block.rows[score].notna().any()}
+            shown = {name: text for name, text in shown.items() if name in known or name not in _SCORES}
+            if not known:
+                continue
         headers = [name.format(baseline=summary.baseline) for name in shown]
         rows = [[text(row) for text in shown.values()] for row in block.rows.to_dict("records")]
         tables.append(TextTable(title, headers, rows))
@@ -46,15 +55,28 @@ def caption(summary: Summary, part: Part = "accuracy") -> str:
     level = f"{100 * summary.level:g} %"
     if part == "accuracy":
         return (
-            "Test accuracy in percent, averaged over clients, then over seeds. "
-            f"± is the half-width of a {level} Student-t interval over seeds (none with one seed). "
+            "Test accuracy in percent, averaged over clients, or that of the global model where the server holds one, "
+            f"then over seeds. ± is the half-width of a {level} Student-t interval over seeds (none with one seed); "
+            "from ten seeds on a BCa bootstrap, in brackets. "
             "final: last round. at val's choice: the round of best mean validation accuracy, ties to the "
             "earliest, round 0 included; the test set chooses nothing. Δ: final minus round 0, in points. "
             f"vs {summary.baseline}: paired difference on the same seeds; better or worse where its interval "
             "excludes 0, else undecided; not corrected for the number of comparisons. "
+            f"Holm: the verdict corrected over all methods against {summary.baseline} in that partition, with the "
+            "adjusted p of the paired t-test. rank: mean rank over the seeds that all methods have, 1 is best. "
             "gained, lost: share of test samples that went from wrong to right and from right to wrong, "
-            "Δ = gained − lost. worst client: lowest final accuracy of any client. "
+            "Δ = gained − lost, for a global model since its consolidated start. "
+            "worst client: lowest final accuracy of any client's own model. "
             "success: share of clients with Δ > 0."
+        )
+    if part == "quality":
+        return (
+            "Means over clients, then over seeds. ece: expected calibration error on test, last round, in points. "
+            "personal: final test accuracy of the clients' own models beside a global one. spread: standard deviation "
+            "of final test accuracy over clients, range: best minus worst client, in points. forgetting: accuracy on "
+            "the client's own distribution at round 0 minus at the last round, in points; forgot: share of clients "
+            "that lost there. agreement: share of transfer samples where student and merged teacher name the same "
+            "class; teacher accuracy, teacher loss: the merged soft labels against the true transfer labels."
         )
     if summary.target is None:
         target = "the best method's mean final accuracy in that partition minus one point"
@@ -62,19 +84,22 @@ def caption(summary: Summary, part: Part = "accuracy") -> str:
         target = f"{percent(summary.target)} %"
     return (
         "Sums over clients and rounds, means over seeds. bytes: up and down, tuning included. "
-        "steps: optimiser steps, equal for every method by design; tuning is charged in its own columns. "
+        "steps: optimiser steps, equal for every method by design; samples: examples back-propagated; computing: "
+        "seconds, clients run side by side; tuning is charged in its own columns. "
         f"Target: {target}; to target: Kaplan-Meier median over seeds; arrived: seeds that got there; "
         "“>” marks a median that was not reached within the rounds run (censored, not dropped)."
     )
 
 
 def markdown(summary: Summary) -> str:
-    """Both tables of every block with captions and warnings, as Markdown."""
+    """All tables of every block with captions and warnings, as Markdown."""
     parts: list[str] = [f"> **Warning.** {warning}\n" for warning in summary.warnings]
-    for part in ("accuracy", "cost"):
-        for table in text_tables(summary, part):
+    for part in PARTS:
+        tables = text_tables(summary, part)
+        for table in tables:
             parts += [f"### {_cell(table.title)}: {part}\n", _markdown_table(table)]
-        parts.append(caption(summary, part) + "\n")
+        if tables:
+            parts.append(caption(summary, part) + "\n")
     return "\n".join(parts)
 
 
@@ -93,7 +118,7 @@ def _cell(text: str) -> str:
 
 def _interval(name: str, show: Callable[[float], str]) -> Callable[[Row], str]:
     def text(row: Row) -> str:
-        return show(row[name]) + spread(row[f"{name}_low"], row[f"{name}_high"])
+        return show(row[name]) + around(row[name], row[f"{name}_low"], row[f"{name}_high"], show)
 
     return text
 
@@ -118,6 +143,13 @@ def _paired(row: Row) -> str:
     )
 
 
+def _corrected(row: Row) -> str:
+    if not row["corrected"] or pd.isna(row["adjusted_p"]):
+        return NOTHING
+    p = row["adjusted_p"]
+    return f"{row['corrected']}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+
+
 def _value(name: str, show: Callable[[Any], str]) -> Callable[[Row], str]:
     return lambda row: NOTHING if pd.isna(row[name]) else show(row[name])
 
@@ -131,16 +163,37 @@ _ACCURACY: dict[str, Callable[[Row], str]] = {
     "Δ": _interval("delta", points),
     "vs {baseline}": _paired,
     "verdict": lambda row: row["verdict"] or NOTHING,
+    "Holm": _corrected,
+    "rank": _value("rank", lambda rank: f"{rank:.2g}" if rank < 10 else f"{rank:.3g}"),
     "gained": _value("gained", percent),
     "lost": _value("lost", percent),
     "worst client": _value("worst_client", percent),
     "success": lambda row: percent(row["success_rate"], 0) + ("" if pd.isna(row["success_rate"]) else " %"),
+}
+_MANY = ("Holm", "rank")
+_SCORES: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "ece": ("ece", _interval("ece", percent)),
+    "personal": ("personal_accuracy", _value("personal_accuracy", percent)),
+    "spread": ("client_std", _value("client_std", percent)),
+    "range": ("client_range", _value("client_range", percent)),
+    "forgetting": ("forgetting", _interval("forgetting", points)),
+    "forgot": ("forgot", _value("forgot", lambda share: f"{percent(share, 0)} %")),
+    "agreement": ("agreement", _value("agreement", percent)),
+    "teacher accuracy": ("teacher_accuracy", _value("teacher_accuracy", percent)),
+    "teacher loss": ("teacher_loss", _value("teacher_loss", lambda loss: f"{loss:.2f}")),
+}
+_QUALITY: dict[str, Callable[[Row], str]] = {
+    "partition": _value("partition", str),
+    "method": _value("method", str),
+    **{name: text for name, (_, text) in _SCORES.items()},
 }
 _COST: dict[str, Callable[[Row], str]] = {
     "partition": _value("partition", str),
     "method": _value("method", str),
     "bytes": _value("bytes", size),
     "steps": _value("steps", count),
+    "samples": _value("samples", count),
+    "computing": _value("seconds", lambda seconds: f"{seconds:.3g} s"),
     "tuning steps": _value("tuning_steps", count),
     "tuning samples": _value("tuning_samples", count),
     "tuning bytes": _value("tuning_bytes", size),

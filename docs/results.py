@@ -20,7 +20,7 @@ from analysis.ratios import ratio_of_means
 from analysis.scores import federation_scores
 from analysis.statistics import paired_difference
 from analysis.table import finished, load, read_study
-from analysis.targets import arrivals, share_targets
+from analysis.targets import arrivals, reading_split, share_targets
 from analysis.values import client_values
 
 HERE = Path(__file__).parent
@@ -141,7 +141,7 @@ def mutual(study: Study) -> list[Claim]:
 def consolidation(study: Study) -> list[Claim]:
     """6. A consolidated start reaches a share of pooled accuracy in fewer rounds than a random one, or the average."""
     claims = []
-    arrived = arrivals(study.table, share_targets(study.table, 0.9))
+    arrived = arrivals(study.table, share_targets(study.table, 0.9, split=reading_split(study.table)))
     starts = [start for start in dict.fromkeys(arrived["start"]) if start not in ("random", "average", "pretrained")]
     for partition in study.partitions:
         rows = arrived[(arrived["partition"] == partition) & (arrived["method"] == "fedavg")]

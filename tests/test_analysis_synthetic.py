@@ -13,6 +13,7 @@ from analysis.journal import read_journal
 METHODS = ("local", "kd", "tuned_kd", "dml", "dp_kd")
 PARTITIONS = ("iid", "dirichlet(alpha=0.5)", "dirichlet(alpha=0.1)")
 TEST_SAMPLES = 1000
+CLASSES = 4
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,54 @@ class Planted:
                 rows.append([client, "val", f"tuning_accuracy/{cell}", float(score + rng.normal(0, 0.01))])
                 rows.append([client, "val", f"tuning_loss/{cell}", 1.0 - float(score)])
         return [*rows, *([client, "", f"tuning_{cost}", 36.0 * 4] for cost in ("steps", "samples", "bytes"))]
+
+
+@dataclass(frozen=True)
+class Rich(Planted):
+    """A study that measures everything: classes, calibration, forgetting, teachers, a global and a pooled model."""
+
+    consolidated: int = 0
+    """Rounds of a consolidated start, in which only the server's model is judged."""
+
+    def rows(self, settings: dict[str, Any], number: int) -> list[list[Any]]:
+        rows = super().rows(settings, max(number - self.consolidated, 0))
+        method, seed = str(settings["method"]), int(settings["seed"])
+        mean = float(np.mean([row[3] for row in rows if row[1] == "test" and row[2] == "accuracy"]))
+        rng = np.random.default_rng([seed, number, len(method)])
+        own = [[client, "local_test", "accuracy", 0.95 - 0.01 * number * client] for client in range(self.clients)]
+        for client in range(self.clients):
+            own.append([client, "test", "ece", 0.05 + 0.02 * client + 0.01 * number])
+            if number:
+                own.append([client, "transfer", "agreement", 0.5 + 0.02 * number])
+            if not method.startswith("local"):
+                own.append([client, "transfer", "teacher_accuracy", 0.8 - 0.03 * len(method)])
+                own.append([client, "transfer", "teacher_loss", 0.6])
+            if number in (0, self.rounds + self.consolidated):
+                lift = {"kd": 0.1, "dml": 0.05}.get(method, 0.0) * (number > 0)
+                own += [
+                    [client, "test", f"accuracy/{c}", 0.5 + 0.1 * c + lift * (c - 1) + 0.01 * client]
+                    for c in range(CLASSES)
+                ]
+        rows += own
+        if method == "fedavg":
+            for split in ("test", "val"):
+                value = mean + 0.05 + 0.01 * number + float(rng.normal(0, 0.005))
+                rows += [[-1, split, "accuracy", value], [-1, split, "loss", 0.3]]
+        if method.startswith("pooled"):
+            rows = [row for row in rows if row[0] <= 0]
+            for row in rows:
+                row[3] += 0.1 * (row[2] == "accuracy") * (row[1] in ("test", "val"))
+        if number < self.consolidated:
+            rows = [row for row in rows if row[2].startswith("bytes") or (row[0] < 0 and row[2] == "seconds")]
+            rows += [[-1, split, "accuracy", 0.3 + 0.1 * number + 0.01 * seed] for split in ("test", "val")]
+        if self.consolidated and number == 0:
+            rows.append([-1, "", "start_rounds", float(self.consolidated)])
+        return rows
+
+    def _journal(self, path: Path, name: str, settings: dict[str, Any]) -> None:
+        longer = Planted(rounds=self.rounds + self.consolidated)
+        object.__setattr__(longer, "rows", self.rows)
+        Planted._journal(longer, path, name, settings)
 
 
 def test_the_synthetic_study_is_a_results_folder(tmp_path: Path) -> None:
