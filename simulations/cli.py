@@ -232,8 +232,9 @@ def _print_comparison(results: Path, target: float | None = None) -> None:
                 table.add_row(escape(wrap(row["method"], 30, lines=4)), *(escape(row[name]) for name in shown))
             out.print(table)
     out.print(
-        "[dim]Test accuracy in %, mean over clients and seeds, ± 95 % Student-t interval over seeds; Δ in points from "
-        f"the pre-trained start; {escape(versus)}: paired over seeds; “>”: not reached in these rounds.[/]"
+        "[dim]Test accuracy in %, mean over clients and seeds, with its 95 % interval over seeds (Student-t, bootstrap "
+        f"from ten on); Δ in points from the pre-trained start; {escape(versus)}: paired over seeds; “>”: not reached in "
+        "these rounds.[/]"
     )
     for warning in summary.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
