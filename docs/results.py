@@ -31,10 +31,10 @@ NEAR = 0.01
 INTRODUCTION = """# Results
 
 What the shipped studies say about the claims of the field, as measured. The value is the mean over seeds of the paired
-difference, the interval is at 95 % (Student's t, bootstrap from ten seeds on), and a claim is held where the interval lies
-wholly on the claimed side, not held where it lies wholly on the other, else undecided. Fewer than five seeds decide
-nothing. Every number is on the test set, which nothing was chosen by. Made by `python -m docs.results` from the results
-folders.
+difference, the interval is at 95 % (Student's t, bootstrap from ten seeds on), and a claim is held where the interval
+lies wholly on the claimed side, not held where it lies wholly on the other, else undecided. Fewer than five seeds
+decide nothing. Every number is on the test set, which nothing was chosen by. Made by `python -m docs.results` from the
+results folders.
 
 """
 

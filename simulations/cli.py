@@ -233,8 +233,8 @@ def _print_comparison(results: Path, target: float | None = None) -> None:
             out.print(table)
     out.print(
         "[dim]Test accuracy in %, mean over clients and seeds, with its 95 % interval over seeds (Student-t, bootstrap "
-        f"from ten on); Δ in points from the pre-trained start; {escape(versus)}: paired over seeds; “>”: not reached in "
-        "these rounds.[/]"
+        f"from ten on); Δ in points from the start; {escape(versus)}: paired over seeds; “>”: not reached in these "
+        "rounds.[/]"
     )
     for warning in summary.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
