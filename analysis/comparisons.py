@@ -1,5 +1,6 @@
 """All methods against one baseline, on the same pairs, corrected for their number."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,17 +59,21 @@ def compare_with_baseline(
 
 def holm(p: npt.ArrayLike) -> Floats:
     """Holm's adjusted p-values, in the order given; NaN stay NaN and are not counted in the family."""
+    values = np.asarray(p, dtype=np.float64)
+    result, known = np.full(values.shape, np.nan), ~np.isnan(values)
+    if known.any():
+        result[known] = _holm(tuple(values[known].tolist()))
+    return result
+
+
+# multipletests collects garbage at each call, a tenth of a second in a process that holds torch, and a command that
+# prints and draws a comparison makes it twice.
+@functools.lru_cache(maxsize=1024)
+def _holm(p: tuple[float, ...]) -> tuple[float, ...]:
     # Imported late: no command but a comparison should wait for statsmodels.
     from statsmodels.stats.multitest import multipletests
 
-    values = np.asarray(p, dtype=np.float64)
-    result, known = np.full(values.shape, np.nan), ~np.isnan(values)
-    if known.sum() == 1:
-        # multipletests collects garbage at each call, which takes longer than all else here.
-        return values
-    if known.any():
-        result[known] = multipletests(values[known], method="holm")[1]
-    return result
+    return p if len(p) == 1 else tuple(multipletests(p, method="holm")[1].tolist())
 
 
 def wilcoxon_p(gaps: Floats) -> float:

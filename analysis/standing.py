@@ -118,6 +118,9 @@ def arrivals_against(
             fontsize=7.5,
             color=look.color,
             annotation_clip=False,
+            # Other lines may run on where this one ends.
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
+            zorder=4,
         )
         ends.append((last / (end or 1), height))
     ax.set_ylim(-0.04, 1.08)

@@ -53,7 +53,7 @@ def test_no_rank_test_below_eight_pairs() -> None:
 def test_a_correction_never_decides_what_the_interval_left_open() -> None:
     rng = np.random.default_rng(2)
     for seeds in (3, 5, 12):
-        for _ in range(4):
+        for _ in range(2):
             found = compare_with_baseline(study(rng, [0.0, 0.01, 0.02], seeds), "local")
             decided = found[found["corrected"] != "undecided"]
             assert (decided["corrected"] == decided["verdict"]).all()
@@ -69,15 +69,15 @@ def test_holm_controls_the_error_of_the_family() -> None:
     corrected = np.minimum(5 * p.min(axis=1), 1.0)
     assert (p.min(axis=1) <= 0.05).mean() > 0.12
     assert (corrected <= 0.05).mean() < 0.05 + 3.3 * (0.05 * 0.95 / 1000) ** 0.5
-    few = [compare_with_baseline(pd.DataFrame(each, columns=list("abcdef")), "a") for each in values[:10]]
-    assert [found["adjusted_p"].min() for found in few] == pytest.approx(corrected[:10])
+    few = [compare_with_baseline(pd.DataFrame(each, columns=list("abcdef")), "a") for each in values[:5]]
+    assert [found["adjusted_p"].min() for found in few] == pytest.approx(corrected[:5])
 
 
 def test_a_real_difference_survives_the_correction() -> None:
     rng = np.random.default_rng(7)
-    found = [compare_with_baseline(study(rng, [0.04, 0.0, 0.0]), "local")["corrected"] for _ in range(20)]
-    assert sum(each["m0"] == "better" for each in found) > 15
-    assert sum("better" in each[["m1", "m2"]].tolist() for each in found) <= 3
+    found = [compare_with_baseline(study(rng, [0.04, 0.0, 0.0]), "local")["corrected"] for _ in range(12)]
+    assert sum(each["m0"] == "better" for each in found) >= 9
+    assert sum("better" in each[["m1", "m2"]].tolist() for each in found) <= 2
 
 
 def test_values_are_paired_by_what_methods_share() -> None:
@@ -131,8 +131,8 @@ def test_groups_that_are_not_told_apart_may_overlap() -> None:
 
 def test_the_friedman_test_keeps_its_level() -> None:
     rng = np.random.default_rng(4)
-    found = [rank_methods(pd.DataFrame(rng.normal(size=(10, 4)))).friedman_p <= 0.05 for _ in range(400)]
-    assert np.mean(found) < 0.05 + 3.3 * (0.05 * 0.95 / 400) ** 0.5
+    found = [rank_methods(pd.DataFrame(rng.normal(size=(10, 4)))).friedman_p <= 0.05 for _ in range(250)]
+    assert np.mean(found) < 0.05 + 3.3 * (0.05 * 0.95 / 250) ** 0.5
 
 
 def test_a_ratio_is_fiellers() -> None:

@@ -157,11 +157,11 @@ def test_p_values_at_their_limits_and_against_the_formula() -> None:
 
 
 def test_a_planted_difference_is_found_and_none_is_not() -> None:
-    """1,000 studies of five seeds: seeds differ by five points, methods by their noise of one."""
+    """600 studies of five seeds: seeds differ by five points, methods by their noise of one."""
     rng = np.random.default_rng(11)
     decided = {0.0: 0, 0.03: 0}
     for gap in decided:
-        for _ in range(1000):
+        for _ in range(600):
             seeds = rng.normal(0.8, 0.05, 5)
             ours, base = (pd.Series(seeds + shift + rng.normal(0, 0.01, 5)) for shift in (gap, 0.0))
             found = paired_difference(ours, base)
@@ -169,5 +169,5 @@ def test_a_planted_difference_is_found_and_none_is_not() -> None:
             assert (found.p < 0.05) == (found.verdict != "undecided")
             decided[gap] += found.verdict != "undecided"
     # 3.3 standard errors around 5 %; the power of a t-test at an effect of 2.1 standard deviations is 0.94.
-    assert 27 <= decided[0.0] <= 73
-    assert decided[0.03] > 900
+    assert 12 <= decided[0.0] <= 48
+    assert decided[0.03] > 540
