@@ -198,10 +198,10 @@ def section(name: str, folder: Path) -> str:
         lines.append(f"| {named} | {' | '.join(_number(100 * share) for share in shares)} | {row['bytes']:,.0f} |")
     figure = folder / "figures" / "gain.png"
     if figure.is_file():
-        kept = HERE / "figures" / "results" / f"{name}.png"
+        kept = HERE / "figures" / "claims" / f"{name}.png"
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(figure, kept)
-        lines += ["", f"![Gain over the start, recipe {name}](figures/results/{name}.png)"]
+        lines += ["", f"![Gain over the start, recipe {name}](figures/claims/{name}.png)"]
     return "\n".join(lines) + "\n"
 
 
