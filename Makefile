@@ -13,7 +13,7 @@ demo: $(READY)          ## the main job on embedded data: table, figures, report
 	$(BIN)/fedkd run quickstart --report
 
 test: $(READY)          ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
