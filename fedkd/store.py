@@ -29,11 +29,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     body = save(
         {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     )
+    write_whole(path, hashlib.sha256(body).digest() + body)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file at once or not at all; its folder is made where it is missing.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            partial.write_bytes(hashlib.sha256(body).digest() + body)
+            partial.write_bytes(content)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from fedkd.models.blocks.description import Description, described_data, read_de
 from fedkd.models.blocks.tensors import check_fit, read_weights
 from fedkd.models.torchvision import Adapted
 from fedkd.spec import STRICT, parse
+from fedkd.store import write_whole
 
 CLIENT = "{client}"
 """What stands for the client's id in the path of a file."""
@@ -39,19 +38,7 @@ def save_checkpoint(path: Path, model_spec: str, model: Model, shape: Shape, cla
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    body = save(tensors, metadata=Description(described, shape, classes).entry)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(body)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
-        ) from error
+    write_whole(path, save(tensors, metadata=Description(described, shape, classes).entry))
 
 
 @dataclass(frozen=True, config=STRICT)
