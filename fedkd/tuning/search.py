@@ -36,6 +36,9 @@ class Search(Method):
     by side, one exchange a round. Everything that outlives an exchange lies in the nodes' state.
     """
 
+    # The next two have no default, and every search gives both. They are not abstract because a field of a dataclass
+    # takes their place, and a field without a default leaves a name abstract.
+
     @property
     def method(self) -> str:
         """Spec string of what is tuned."""
