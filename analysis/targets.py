@@ -50,11 +50,11 @@ def reading_split(table: pd.DataFrame) -> str:
 def share_targets(table: pd.DataFrame, share: float, of: str = REFERENCE, split: str = "val") -> Targets:
     """A share of another method's final accuracy, on the same dataset, settings, partition and seed.
 
-    table: finished federations. of: a method's label, or the name of its only spec. The reference may have another
-    `start` than the federation: it is one that agrees in everything else, its own start first, else the mean over
-    those there are. Fallback, said in `notes`: where a (partition, seed) has no reference, the best method's mean
-    final accuracy over the seeds of that partition and its settings. Another note says where `split` is local
-    validation (see `reading_split`). Raises ValueError when the share is not in (0, 1].
+    table: finished federations. of: a method's label, or the name of its only spec. Federations that differ in `start`
+    alone share a target, or they could not be compared: the reference from a pre-trained start where there is one,
+    else the mean over its starts. Fallback, said in `notes`: where a (partition, seed) has no reference, the best
+    method's mean final accuracy over the seeds of that partition and its settings. Another note says where `split` is
+    local validation (see `reading_split`). Raises ValueError when the share is not in (0, 1].
     """
     if not 0 < share <= 1:
         raise ValueError(f"share of {of} is between 0 and 1, found {share}; 0.9 means 90 %")
@@ -64,12 +64,11 @@ def share_targets(table: pd.DataFrame, share: float, of: str = REFERENCE, split:
     at_end = numbers == last.reindex(curves.index.get_level_values("federation")).to_numpy()
     final = settings.assign(final=curves[at_end].droplevel("round").reindex(settings.index))
     inside = [*setting_columns(table), "partition"]
-    keys = [*inside, "seed"]
-    loose = [key for key in keys if key != "start"]
+    keys = [key for key in (*inside, "seed") if key != "start"]
     mine = final[[method == of or method.split("(")[0] == of for method in final["method"]]]
+    if "start" in mine and (mine["start"] == "pretrained").any():
+        mine = mine[mine["start"] == "pretrained"]
     values = _matched(final, mine, keys)
-    if "start" in keys:
-        values = values.fillna(_matched(final, mine, loose))
     means = final.groupby([*inside, "method"])["final"].mean()
     best = means.groupby(level=inside).max().rename("final").reset_index()
     missing = final[values.isna()]

@@ -6,7 +6,7 @@ import itertools
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
     keys = sorted((key for key in values if key not in ray), key=_rank)
     federations = tuple(
         dict.fromkeys(
-            _federation(dict(zip(keys, choice, strict=True)))
+            _once(_federation(dict(zip(keys, choice, strict=True))))
             for choice in itertools.product(*(values[key] for key in keys))
         )
     )
@@ -115,6 +115,12 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
     for federation in federations:
         check(federation)
     return Recipe(name, federations, swept, settings, flat)
+
+
+def _once(federation: Federation) -> Federation:
+    """The same federation where `start` has a meaning; else the one that stands for all starts."""
+    known = federation.start in ("pretrained", "random")
+    return federation if known or not federation.built.pools else replace(federation, start="pretrained")
 
 
 def check(federation: Federation) -> None:

@@ -91,6 +91,15 @@ def test_a_reference_may_have_another_start(started: pd.DataFrame) -> None:
     assert set(summed["start"]) == {"pretrained", "average", "kd"}
 
 
+def test_all_starts_aim_at_the_pretrained_reference(started: pd.DataFrame) -> None:
+    name, _ = one(started, "pooled")
+    weak = started[started["federation"] == name].assign(federation="weak", start="random")
+    weak["value"] = weak["value"].where(weak["metric"] != "accuracy", weak["value"] / 2)
+    found = share_targets(pd.concat([started, weak]), 0.95)
+    assert found.values.drop("weak").equals(share_targets(started, 0.95).values)
+    assert found.values["weak"] == found.values[name]
+
+
 def test_reaches_count_the_bytes_of_the_start(started: pd.DataFrame) -> None:
     targets = pd.Series(0.6, index=started["federation"].unique())
     found = reaches(started, targets)

@@ -1,0 +1,124 @@
+"""What the shipped recipes put to the test, each on one data set: a study in, verdicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from analysis.censoring import restricted_difference
+from analysis.claims import Claim, judge
+from analysis.ratios import ratio_of_means
+from analysis.statistics import paired_difference
+from analysis.targets import arrivals, reading_split, share_targets
+from analysis.values import client_values
+from docs.study import Study
+
+NEAR = 0.01
+"""Accuracy within which two methods are near each other."""
+
+
+def tuning(study: Study) -> list[Claim]:
+    """1. Tuning temperature and weight raises the gain, and by more under strong skew than under uniform data."""
+    claims, margins = [], {}
+    for partition in study.partitions:
+        tuned, plain = (study.by_seed("delta", partition, method) for method in ("tuned_kd", "kd"))
+        margins[partition] = tuned - plain
+        claims.append(judge(f"Δ of tuned_kd − Δ of kd, {partition}, points", paired_difference(tuned, plain)))
+        claims.append(judge(f"Δ of tuned_kd / Δ of kd, {partition}", ratio_of_means(tuned, plain), bound=1.0))
+        for other in ("local", "dml", "dp_kd"):
+            same = study.by_seed("delta", partition, f"tuned(method='{other}'")
+            text = f"Δ of tuned_kd − Δ of tuned {other}, {partition}, points"
+            claims.append(judge(text, paired_difference(tuned, same)))
+    uniform, skewed = study.partitions[0], study.partitions[-1]
+    found = paired_difference(margins[skewed], margins[uniform])
+    return [*claims, judge(f"margin over kd under {skewed} − margin under {uniform}, points", found)]
+
+
+def cells(study: Study) -> list[Claim]:
+    """2. The cell that uniform data choose is worse under skew than the one that skew itself chooses."""
+    uniform, skewed = study.partitions[0], study.partitions[-1]
+    final = study.table[study.table["metric"] == "accuracy"]
+    validation = client_values(final, "accuracy", "val").groupby(level=["federation", "round"]).mean()
+    last = validation.groupby(level="federation").tail(1).droplevel("round")
+    chosen = study.scores.assign(validation=last.reindex(study.scores.index))
+    claims = []
+    for choice, text in (("validation", "validation"), ("accuracy", "hindsight, on test")):
+        gaps = {}
+        for seed, rows in chosen.groupby("seed"):
+            ranked = {place: rows[rows["partition"] == place].set_index("method") for place in (uniform, skewed)}
+            own, foreign = (str(ranked[place][choice].idxmax()) for place in (skewed, uniform))
+            gaps[seed] = (ranked[skewed]["accuracy"][own], ranked[skewed]["accuracy"][foreign])
+        pairs = pd.DataFrame.from_dict(gaps, orient="index", columns=["own", "foreign"]).astype("float64")
+        found = paired_difference(pairs["own"], pairs["foreign"])
+        text = f"accuracy under {skewed}: its own best cell − the best cell of {uniform}, by {text}, points"
+        claims.append(judge(text, found))
+    return claims
+
+
+def weak_teachers(study: Study) -> list[Claim]:
+    """3. With weaker teachers dp_kd succeeds more often than plain distillation, and loses less knowledge."""
+    claims = []
+    for partition in study.partitions:
+        for text, score, sign in (("success rate", "success_rate", 1), ("knowledge lost, less", "lost", -1)):
+            ours, theirs = (sign * study.by_seed(score, partition, method) for method in ("dp_kd", "kd(weight=1.0)"))
+            claims.append(judge(f"{text}: dp_kd − KL-Dist, {partition}, points", paired_difference(ours, theirs)))
+    return claims
+
+
+def masks(study: Study) -> list[Claim]:
+    """4. The unsupervised mask is near the supervised one under uniform data, and behind where classes are unseen."""
+    uniform, unseen = study.partitions[0], study.partitions[-1]
+    claims = []
+    for partition in (uniform, unseen):
+        known, guessed = (study.by_seed("accuracy", partition, m) for m in ("dp_kd(mask='supervised')", "dp_kd"))
+        found = paired_difference(known, guessed)
+        if partition == uniform:
+            text = f"supervised − unsupervised below {100 * NEAR:.0f} point, {partition}, points"
+            claims.append(judge(text, found, side="below", bound=NEAR))
+        else:
+            claims.append(judge(f"supervised − unsupervised, {partition}, points", found))
+    return claims
+
+
+def mutual(study: Study) -> list[Claim]:
+    """5. Mutual learning lifts both of two equal small models over training alone, under uniform data."""
+    values = client_values(study.table, "accuracy", "test")
+    final = values.groupby(level=["federation", "client"]).tail(1).droplevel("round").unstack("client")
+    claims = []
+    for client in final.columns:
+        both = {}
+        for method in ("dml", "local"):
+            rows = study.scores[study.scores["method"] == method]
+            both[method] = final[client].reindex(rows.index).set_axis(rows["seed"]).astype("float64")
+        found = paired_difference(both["dml"], both["local"])
+        claims.append(judge(f"dml − local, client {client}, points", found))
+    return claims
+
+
+def consolidation(study: Study) -> list[Claim]:
+    """6. A consolidated start reaches 90 % of pooled accuracy in fewer rounds than a random one or the average."""
+    claims = []
+    arrived = arrivals(study.table, share_targets(study.table, 0.9, split=reading_split(study.table)))
+    starts = [start for start in dict.fromkeys(arrived["start"]) if start not in ("random", "average", "pretrained")]
+    for partition in study.partitions:
+        rows = arrived[(arrived["partition"] == partition) & (arrived["method"] == "fedavg")]
+        places = {start: mine.set_index("seed")["rounds_to_target"] for start, mine in rows.groupby("start")}
+        for start in starts:
+            for other in ("random", "average"):
+                fewer, end = restricted_difference(places[start], places[other])
+                text = f"rounds to 90 % of pooled (up to {end:g}), {start} − {other}, {partition}"
+                claims.append(judge(text, fewer, side="below"))
+    return claims
+
+
+POINTS, ROUNDS = 100.0, 1.0
+CLAIMS: dict[str, tuple[Callable[[Study], Sequence[Claim]], float]] = {
+    "tuning": (tuning, POINTS),
+    "cells": (cells, POINTS),
+    "weak_teachers": (weak_teachers, POINTS),
+    "masks": (masks, POINTS),
+    "mutual": (mutual, POINTS),
+    "consolidation": (consolidation, ROUNDS),
+}
+"""Recipe → what it is asked, and the unit of the answer: points of accuracy, or rounds."""
