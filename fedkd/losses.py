@@ -1,6 +1,7 @@
 """Distillation losses: pure functions on logits, means over the batch, in natural logarithms.
 
-Axes: logits are (n, classes); a loss returns the mean over the n samples as a scalar. Gradients flow into the
+Axes: logits are (n, classes); a loss returns the mean over the n samples as a scalar, in which each counts as much as
+its weight: those of weight 0 add nothing, and the others count no more for it. Gradients flow into the
 student's logits only; teachers' logits are data. All divergences are true divergences: equal predictions give 0
 (0·log 0 = 0), which a cross-entropy against soft labels would not.
 """
@@ -66,11 +67,8 @@ def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of (n,) values, weighted where weights are given: weights of 0 and 1 are a subset; none at all give 0."""
-    if weights is None:
-        return values.mean()
-    share = weights / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
-    return (values * share).sum()
+    """Mean over all n of (n,) values times their weights."""
+    return values.mean() if weights is None else (values * weights).mean()
 
 
 Temperature = Annotated[float, Interval(ge=0.01, le=10_000)]

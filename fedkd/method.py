@@ -9,15 +9,22 @@ client `learn`s, is evaluated beside the method, and sends its `report` back.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor, nn
 
 from fedkd import ensemble
+from fedkd.errors import UserError
+from fedkd.evaluate import right
 from fedkd.knowledge import Knowledge, to_wire
 from fedkd.losses import cross_entropy
 from fedkd.node import Node, collect
-from fedkd.spec import Catalogue
+from fedkd.revision import REVISIONS, Revision
+from fedkd.selection import SELECTIONS, Selection
+from fedkd.spec import Catalogue, parse
 from fedkd.streams import stream
 from fedkd.teachers import choose
 from fedkd.train import Batch, Labels, Target, fit
@@ -49,6 +56,31 @@ class Method:
         return "others"
 
     @property
+    def revise(self) -> str:
+        """Spec string of how soft predictions are revised; empty: not at all."""
+        return ""
+
+    @property
+    def select(self) -> str:
+        """Spec string of which samples are distilled; empty: all."""
+        return ""
+
+    @property
+    def has_replaceable_loss(self) -> bool:
+        """Whether a revision may bring a loss of its own: where there is no more to the method than its soft labels."""
+        return False
+
+    @cached_property
+    def revision(self) -> Revision | None:
+        """How soft predictions are revised."""
+        return REVISIONS.build(self.revise) if self.revise else None
+
+    @cached_property
+    def selection(self) -> Selection | None:
+        """Which samples are distilled."""
+        return SELECTIONS.build(self.select) if self.select else None
+
+    @property
     def labels(self) -> Labels:
         """Which labelled samples the loss reads."""
         return "all"
@@ -68,7 +100,7 @@ class Method:
         """Exchanges between the start and round 1, such as a search; charged to round 0."""
         return 0
 
-    def check(self, federation: Federation, labelled: bool) -> None:  # noqa: ARG002 - the signature to override
+    def check(self, federation: Federation, labelled: bool) -> None:
         """Raise UserError where the method cannot run in such a federation.
 
         Too few teachers, models that are not alike, or a transfer set without the labels that it needs
@@ -77,6 +109,20 @@ class Method:
         if self.refresh != "never":
             for student in federation.learners:
                 choose(self.teachers, student, federation.tutors, stream("check"))
+        name = parse(federation.method).name
+        for key, modifier in (("revise", self.revision), ("select", self.selection)):
+            if modifier and modifier.needs_labels and not labelled:
+                raise UserError(
+                    f"method {name}: {key} = {getattr(self, key)!r} compares soft predictions with labels, but the "
+                    'transfer set is unlabelled; use transfer = "public(fraction=…, labelled=true)" or "private"'
+                )
+        if self.revision and self.revision.replaces_loss and not self.has_replaceable_loss:
+            raise UserError(f"method {name}: revise = {self.revise!r} brings a loss of its own, which only kd can take")
+        if self.selection and self.selection.needs_validation and federation.val != "local":
+            raise UserError(
+                f"method {name}: select = {self.select!r} asks each client's own validation samples, which "
+                f'val = "{federation.val}" leaves it without; use val = "local"'
+            )
 
     def setup(self, node: Node) -> None:
         """Once for every client and the server, at the start: a frozen anchor, a second model."""
@@ -101,7 +147,7 @@ class Method:
         stack, ids = collect(reports), sorted(reports)
         return {
             student: Knowledge(
-                logits=to_wire(self.combine(server, stack[[ids.index(teacher) for teacher in teachers]]), self.wire)
+                logits=to_wire(self.merged(server, stack[[ids.index(teacher) for teacher in teachers]]), self.wire)
             )
             for student, teachers in chosen.items()
         }
@@ -109,6 +155,14 @@ class Method:
     def global_model(self, server: Node) -> nn.Module | None:  # noqa: ARG002 - methods override it
         """The model that the server holds after `merge`, where it holds one."""
         return None
+
+    def merged(self, node: Node, predictions: Tensor) -> Tensor:
+        """What `combine` makes of the (teachers, n, classes) logits, each revised before where that is asked for."""
+        if self.revision and self.revision.per_teacher:
+            labels = node.distilled.y
+            assert labels is not None
+            predictions = torch.stack([self.revision(teacher, labels)[0] for teacher in predictions])
+        return self.combine(node, predictions)
 
     def combine(self, node: Node, predictions: Tensor) -> Tensor:  # noqa: ARG002 - some methods ask the node
         """(teachers, n, classes) logits → (n, classes): the unweighted mean of the logits."""
@@ -118,7 +172,31 @@ class Method:
         """What the student shall predict; None: there is nothing to distil."""
         if predictions is None:
             return None
-        return Target(self.combine(client, predictions), on="private" if client.exchanges_models else "transfer")
+        return self.selected(client, self.revised(client, self.merged(client, predictions)))
+
+    def revised(self, client: Node, logits: Tensor) -> Target:
+        """The merged (n, classes) logits as a target, revised where that is asked for."""
+        on: Literal["private", "transfer"] = "private" if client.exchanges_models else "transfer"
+        if not self.revision or self.revision.per_teacher:
+            return Target(logits, on=on)
+        labels = client.distilled.y
+        assert labels is not None
+        logits, changed = self.revision(logits, labels)
+        client.record("revised", float(changed.double().mean()), on)
+        return Target(logits, revised=changed, on=on)
+
+    def selected(self, client: Node, target: Target) -> Target:
+        """The target with weight 0 for samples that are not to be distilled."""
+        if not self.selection:
+            return target
+        kept = self.selection.mask(client, target, self.loss)
+        client.record("selected", float(kept.double().mean()), target.on)
+        labels = client.distilled.y
+        if labels is not None:
+            wrong = ~right(target.logits, labels)
+            client.record("teacher_wrong", float(wrong.double().mean()), target.on)
+            client.record("selected_wrong", float((wrong & kept).double().mean()), target.on)
+        return replace(target, weights=kept.to(target.logits.dtype))
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one step, a scalar."""

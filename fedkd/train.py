@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedkd.augment import augmentation
+from fedkd.losses import cross_entropy
 from fedkd.node import Data, Node, Optimisation
 
 Labels = Literal["all", "private", "none"]
@@ -23,9 +25,11 @@ class Target:
     logits: Tensor
     """(n, classes): soft labels are softmax(logits / T)"""
     weights: Tensor | None = None
-    """(n,) how much each sample counts, or None for all the same"""
+    """(n,) how much each sample counts in the mean over a batch, 0 to 1, or None for all in full"""
     on: Literal["transfer", "private"] = "transfer"
     """which samples these are the soft labels of"""
+    revised: Tensor | None = None
+    """(n,) bool: which soft labels are not the teacher's any more; None: none"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +45,22 @@ class Batch:
     """(m, classes) student logits of distilled samples, with gradients; None where nothing is distilled"""
     teacher: Tensor | None
     """(m, classes) their target logits"""
-    weights: Tensor | None
+    weights: Tensor | None = None
     """(m,) their weights"""
+    revised: Tensor | None = None
+    """(m,) bool: which targets were revised"""
+    known: bool = False
+    """whether the distilled samples are among the labelled ones: then they are the last m of them"""
+
+    def ground_truth(self, distilled: float) -> Tensor:
+        """(1 − distilled)·CE, where that share goes to distillation; of samples that are not distilled after all,
+        because their weight is 0, the whole CE."""
+        if self.weights is None or not self.known:
+            return (1 - distilled) * cross_entropy(self.labelled, self.labels)
+        each = F.cross_entropy(self.labelled, self.labels, reduction="none")
+        share = torch.full_like(each, 1 - distilled)
+        share[len(each) - len(self.weights) :] += distilled * (1 - self.weights)
+        return (share * each).mean()
 
 
 Loss = Callable[[Batch], Tensor]
@@ -100,12 +118,14 @@ def fit(
             y = _labels(node.private, own)
             if labels == "all" and known:
                 labelled, y = logits, torch.cat([y, _labels(node.public, common)])
-        student = teacher = weights = None
+        student = teacher = weights = revised = None
         if target is not None:
             student, index = (of_common, common) if distil_transfer else (of_own, own)
             teacher = target.logits[index]
             weights = None if target.weights is None else target.weights[index]
-        value = loss(Batch(node, labelled, y, student, teacher, weights))
+            revised = None if target.revised is None else target.revised[index]
+        among = distil_private or (labels == "all" and known)
+        value = loss(Batch(node, labelled, y, student, teacher, weights, revised, known=among and labels != "none"))
         optimiser.step(torch.autograd.grad(value, parameters, materialize_grads=True))
         total += value.detach()
         node.samples += len(logits)

@@ -8,11 +8,15 @@ from typing import Any
 from fedkd.data import SOURCES
 from fedkd.method import METHODS
 from fedkd.models import ARCHITECTURES
+from fedkd.revision import REVISIONS
+from fedkd.selection import SELECTIONS
 from fedkd.spec import Catalogue, Parameter, parameters, parse, summary
 from simulations.splits import PARTITIONS
 
 CATALOGUES: dict[str, Catalogue[Any]] = {
     "methods": METHODS,
+    "revisions": REVISIONS,
+    "selections": SELECTIONS,
     "partitions": PARTITIONS,
     "models": ARCHITECTURES,
     "datasets": SOURCES,
@@ -20,6 +24,8 @@ CATALOGUES: dict[str, Catalogue[Any]] = {
 
 _HEADS = {
     "methods": "Recipe key `method`; one file each in `fedkd/methods/`.",
+    "revisions": "Parameter `revise` of methods that distil; one file each in `fedkd/revisions/`.",
+    "selections": "Parameter `select` of methods that distil; one file each in `fedkd/selections/`.",
     "partitions": "Recipe key `partition`; one file each in `partitions/`. Terms of a sum are joined by `+`: at most "
     "one deals the samples, the others thin them out or change what the clients see.",
     "models": "Recipe key `models`; one file each in `fedkd/models/`. `a|b` gives them out in turn, `a*3|b` by weight, "

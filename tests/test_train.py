@@ -250,13 +250,13 @@ class TestOneForwardPass:
         assert distance(weights(together.student), weights(apart.student)) <= 1e-6
         assert distance(weights(together.student), weights(model())) > 0.01
 
-    def test_a_mask_of_weights_is_the_subset_that_it_leaves(self) -> None:
-        # Weights that are 0 or 1: the gradient is that of a batch from which the others are missing.
+    def test_a_mask_of_weights_takes_the_share_of_the_subset_that_it_leaves(self) -> None:
+        # Weights that are 0 or 1: the others add nothing, and those that are left count no more for it.
         teacher, mask = torch.randn(8, CLASSES, generator=stream("t")), (torch.arange(8) % 3 == 0).float()
         weighted, subset = numbered(8, 8, batch_size=8), numbered(8, 3, batch_size=8)
         subset.transfer = Data(weighted.public.x[mask.bool()], None)
         fit(weighted, _kl, Target(teacher, mask), labels="none", steps=1)
-        fit(subset, _kl, Target(teacher[mask.bool()]), labels="none", steps=1)
+        fit(subset, lambda batch: _kl(batch) * 3 / 8, Target(teacher[mask.bool()]), labels="none", steps=1)
         assert distance(weights(weighted.student), weights(subset.student)) <= 1e-6
         assert distance(weights(weighted.student), weights(model())) > 1e-3
 

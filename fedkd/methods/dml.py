@@ -44,6 +44,10 @@ class DML(Method):
     """how often predictions travel: once a round, or at every step, on one common batch (needs [train] steps = 1)"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
+    revise: str = ""
+    """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
+    select: str = ""
+    """which samples are learnt from peers too, such as "influence(keep=0.7)"; empty: all"""
 
     @property
     def refresh(self) -> Refresh:

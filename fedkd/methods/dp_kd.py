@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -14,6 +15,7 @@ from fedkd.knowledge import Knowledge, over_the_wire
 from fedkd.losses import Temperature, kl
 from fedkd.method import Method, Wire
 from fedkd.node import Node
+from fedkd.selection import Ranked
 from fedkd.spec import STRICT
 from fedkd.teachers import Teachers, choose
 from fedkd.train import Batch, Labels, Target, fit
@@ -52,10 +54,14 @@ class DPKD(Method):
     """who teaches: others, self, one(ID), k(NUMBER)"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
+    revise: str = ""
+    """how soft predictions that contradict the labels are revised, after the mask has compared them as they were"""
+    select: str = ""
+    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth; empty: all are"""
 
     @property
     def labels(self) -> Labels:
-        return "none"
+        return "all" if self.select else "none"
 
     def check(self, federation: Federation, labelled: bool) -> None:
         Method.check(self, federation, labelled)
@@ -63,6 +69,16 @@ class DPKD(Method):
             raise UserError(
                 'method dp_kd: mask = "supervised" compares predictions of the true label, but the transfer set is '
                 'unlabelled; use mask="unsupervised", or transfer = "public(fraction=…, labelled=true)" for all methods'
+            )
+        if self.revision and self.revision.per_teacher:
+            raise UserError(
+                f"method dp_kd: revise = {self.revise!r} would hide from the mask what each teacher says; "
+                "leave per_teacher at false"
+            )
+        if isinstance(self.selection, Ranked) and self.selection.every > 1 and self.form != "parallel":
+            raise UserError(
+                f"method dp_kd: select = {self.select!r} would hold for several rounds what was selected for one "
+                f'teacher, but form = "{self.form}" has several in turn; use every=1'
             )
         if self.form == "sequential" and federation.val == "common":
             raise UserError(
@@ -107,13 +123,14 @@ class DPKD(Method):
         teacher, anchor = self.combine(client, predictions), client.state["anchor"]
         labels = self._labels(client)
         better = confidence(teacher, labels) > confidence(anchor, labels)
-        logits = torch.where(better.unsqueeze(1), teacher, anchor)
-        return Target(logits, on="private" if client.exchanges_models else "transfer")
+        target = self.revised(client, teacher)
+        return self.selected(client, replace(target, logits=torch.where(better.unsqueeze(1), target.logits, anchor)))
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None
-        return kl(batch.student, batch.teacher, self.temperature, batch.weights)
+        distilled = kl(batch.student, batch.teacher, self.temperature, batch.weights)
+        return distilled if self.labels == "none" else batch.ground_truth(1.0) + distilled
 
     def learn(self, client: Node, knowledge: Knowledge) -> None:
         if self.form == "parallel":

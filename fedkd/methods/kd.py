@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fedkd import ensemble
 from fedkd.knowledge import Knowledge, over_the_wire
-from fedkd.losses import OBJECTIVES, Temperature, cross_entropy
+from fedkd.losses import OBJECTIVES, Temperature
 from fedkd.method import Method, Wire
 from fedkd.node import Node
+from fedkd.revision import revised_by_mse
 from fedkd.spec import STRICT
 from fedkd.teachers import Teachers
 from fedkd.train import Batch, Labels, Target
@@ -43,6 +44,10 @@ class KD(Method):
     """once: teachers stay as pre-trained and travel once; every round: they teach what they have learnt since"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
+    revise: str = ""
+    """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
+    select: str = ""
+    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth; empty: all are"""
 
     @model_validator(mode="after")
     def _mse_has_logits_to_compare(self) -> KD:
@@ -53,8 +58,16 @@ class KD(Method):
         return self
 
     @property
+    def has_replaceable_loss(self) -> bool:
+        return True
+
+    @property
     def labels(self) -> Labels:
-        return "all" if self.weight < 1 else "none"
+        return "all" if self.weight < 1 or self.select or self._left_to_revision else "none"
+
+    @property
+    def _left_to_revision(self) -> bool:
+        return self.revision is not None and self.revision.replaces_loss
 
     def report(self, client: Node) -> Knowledge | None:
         if self.teachers != "self":
@@ -80,7 +93,9 @@ class KD(Method):
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None
+        if self._left_to_revision:
+            return revised_by_mse(batch)
         distilled = OBJECTIVES[self.objective](batch.student, batch.teacher, self.temperature, batch.weights)
-        if self.weight == 1:
+        if self.labels == "none":
             return distilled
-        return (1 - self.weight) * cross_entropy(batch.labelled, batch.labels) + self.weight * distilled
+        return batch.ground_truth(self.weight) + self.weight * distilled

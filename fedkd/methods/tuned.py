@@ -49,6 +49,10 @@ class Tuned(Search):
     pruner: Pruner = "none"
     """halving lets the better half of the cells go on after rounds 1, 2, 4, …; it takes an exchange a round"""
 
+    @property
+    def criterion(self) -> Select:
+        return self.select
+
     @model_validator(mode="after")
     def _can_be_searched(self) -> Tuned:
         self.validate()

@@ -38,10 +38,15 @@ class TunedKD(Search):
     """rounds of training a cell gets before it is judged"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
+    revise: str = ""
+    """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
+    select: str = ""
+    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth; empty: all are"""
 
     @cached_property
     def method(self) -> str:
-        return str(Spec("kd", {"wire": self.wire}))
+        modifiers = {"revise": self.revise, "select": self.select}
+        return str(Spec("kd", {"wire": self.wire} | {key: spec for key, spec in modifiers.items() if spec}))
 
     @cached_property
     def grid(self) -> Grid:

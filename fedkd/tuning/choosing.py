@@ -119,9 +119,9 @@ def _choice(search: Search, server: Node) -> dict[int, Knowledge]:
     heard = final[~final.isnan().flatten(1).all(1)]
     finished = (~final.isnan().all(2).all(0)).nonzero().flatten().tolist()
     if search.per == "client":
-        chosen = [best(own, search.select, finished) for own in final]
+        chosen = [best(own, search.criterion, finished) for own in final]
     else:
-        number = best(heard.mean(0), search.select, finished)
+        number = best(heard.mean(0), search.criterion, finished)
         server.record(f"tuning_chosen/{search.cells(server)[number].label}", 1.0)
         chosen = [number] * len(server.learners)
     own = under(f"{_STATE}{chosen[0]}/0/", server.state)
@@ -193,10 +193,10 @@ def _proposed(search: Search, server: Node) -> Tensor:
     for number, cell in enumerate(search.cells(server)):
         if cell.point is not None:
             means = _means(server, number) if _ALL in server.state else []
-            told[cell.point] = value(means[-1], search.select) if means else None
+            told[cell.point] = value(means[-1], search.criterion) if means else None
     proposed = server.state[POINTS].shape[0] if POINTS in server.state else 0
     number = min(search.batch, search.wanted - proposed)
-    points = propose(search.grid, search.sampler, number, server.seed, told, direction(search.select))
+    points = propose(search.grid, search.sampler, number, server.seed, told, direction(search.criterion))
     return torch.tensor(points, dtype=torch.float64).reshape(-1, len(search.grid.names))
 
 
@@ -211,7 +211,7 @@ def _given_up(search: Search, server: Node, going: Sequence[int], step: int) -> 
         there = [number for number in there if number in going or len(_means(server, number)) < step]
         if there:
             scores = torch.stack([_means(server, number)[done - 1] for number in there])
-            for rank, place in enumerate(ranked(scores, search.select)):
+            for rank, place in enumerate(ranked(scores, search.criterion)):
                 ranks.setdefault(there[place], []).append(rank)
     return given_up(ranks, "minimize") if ranks else set()
 

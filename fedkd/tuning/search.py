@@ -55,7 +55,7 @@ class Search(Method):
         return 3
 
     @property
-    def select(self) -> Select:
+    def criterion(self) -> Select:
         """What decides between cells."""
         return "val_accuracy"
 
@@ -243,4 +243,4 @@ def _drawn(search: Search, training: Training, seed: int) -> tuple[Point, ...]:
     """The points of a sampler that asks for no score, the same at every node."""
     untuned = cell(search.method, search.grid, training, None).point
     told = {} if untuned is None else {untuned: None}
-    return tuple(propose(search.grid, search.sampler, search.wanted, seed, told, direction(search.select)))
+    return tuple(propose(search.grid, search.sampler, search.wanted, seed, told, direction(search.criterion)))

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedkd.evaluate import right
+from fedkd.selection import Selection
+from fedkd.spec import STRICT
+
+if TYPE_CHECKING:
+    from fedkd.node import Node
+    from fedkd.train import Loss, Target
+
+
+@dataclass(frozen=True, config=STRICT)
+class TeacherCorrect(Selection):
+    """Samples that the merged teacher gets right: all of a perfect one's."""
+
+    needs_labels: ClassVar[bool] = True
+
+    def mask(self, client: Node, target: Target, loss: Loss) -> Tensor:  # noqa: ARG002 - asked of every selection
+        labels = client.distilled.y
+        assert labels is not None
+        if target.revised is not None:  # what was wrong before its revision was wrong
+            return ~target.revised
+        return right(target.logits, labels)
