@@ -83,7 +83,7 @@ def _methods(study: Study) -> Iterator[str]:
     yield f"| {' | '.join(keys)} | start | final | Δ | gained | lost | bytes |"
     yield "|---" * len(keys) + "|--:" * (len(shares) + 1) + "|"
     means = study.scores.groupby(keys, sort=False)[[*shares, "bytes"]].mean()
-    for place, row in means.iterrows():
+    for place, row in means.loc[study.partitions].iterrows():
         named = " | ".join(f"`{part}`" for part in (place if isinstance(place, tuple) else (place,)))
         yield f"| {named} | {' | '.join(_number(100 * row[each]) for each in shares)} | {row['bytes']:,.0f} |"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -106,7 +106,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
     keys = sorted((key for key in values if key not in ray), key=_rank)
     federations = tuple(
         dict.fromkeys(
-            _once(_federation(dict(zip(keys, choice, strict=True))))
+            _bound_once(_federation(dict(zip(keys, choice, strict=True))), values.get("start", []))
             for choice in itertools.product(*(values[key] for key in keys))
         )
     )
@@ -117,10 +117,9 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
     return Recipe(name, federations, swept, settings, flat)
 
 
-def _once(federation: Federation) -> Federation:
-    """The same federation where `start` has a meaning; else the one that stands for all starts."""
-    known = federation.start in ("pretrained", "random")
-    return federation if known or not federation.built.pools else replace(federation, start="pretrained")
+def _bound_once(federation: Federation, starts: Sequence[Any]) -> Federation:
+    """The federation itself; where one model has everybody's data and `starts` sweep, the one that bounds them all."""
+    return replace(federation, start="pretrained") if len(starts) > 1 and federation.built.pools else federation
 
 
 def check(federation: Federation) -> None:
