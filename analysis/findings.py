@@ -16,6 +16,7 @@ from analysis.style import Look, looks
 from analysis.summary import Summary
 from analysis.table import finished
 from analysis.targets import REFERENCE, arrivals, reading_split, share_targets
+from analysis.teaching import accuracy_against_noise, noise_levels, taught_bars, taught_shares
 from analysis.units import percent
 from analysis.values import CLASS
 
@@ -99,6 +100,7 @@ def draw_findings(
                 else "Across: share of transfer samples on which the merged soft labels name the true class.",
                 _scatter(rows, score, label, styles),
             )
+    _teaching(done, rows, styles, add)
     models = model_scores(done, block.level)
     if len(models):
         looked = looks(list(dict.fromkeys(str(name) for name in models["model"])))
@@ -115,6 +117,35 @@ def draw_findings(
 
 
 _TEACHER = "accuracy of the merged soft labels (%)"
+
+
+def _teaching(
+    done: pd.DataFrame, rows: Mapping[str, pd.DataFrame], styles: Mapping[str, Look], add: Callable[..., None]
+) -> None:
+    shares = taught_shares(done)
+    if len(shares):
+        parts = [(name, _in_order(shares, each)) for name, each in rows.items()]
+        add(
+            "taught",
+            "What was distilled",
+            "Samples of the transfer set, mean over clients, rounds and seeds: distilled where the teacher is right, "
+            "distilled although it is wrong, revised towards the label, or left to ground truth. Right and wrong are "
+            "as the labels say that the client knows.",
+            [(name, partial(taught_bars, each)) for name, each in parts if len(each)],
+            height=0.9 + 0.42 * shares["method"].nunique(),
+            same_x=True,
+        )
+    levels = noise_levels(pd.concat(rows.values()))
+    if levels["noise"].nunique() >= 3:
+        add(
+            "noise",
+            "Accuracy against teacher noise",
+            "Test accuracy at the last round against the share of wrong labels that the noisy clients were trained "
+            "on, mean over clients and seeds; bars: intervals over seeds.",
+            [("all partitions", partial(accuracy_against_noise, levels, styles=styles))],
+            width=5.0,
+            height=3.4,
+        )
 
 
 def _ranks(block: Summary, styles: Mapping[str, Look], add: Callable[..., None]) -> None:

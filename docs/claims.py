@@ -112,6 +112,38 @@ def consolidation(study: Study) -> list[Claim]:
     return claims
 
 
+def revision(study: Study) -> list[Claim]:
+    """8. Label revision helps the same loss where teachers were trained on noisy labels, and more with more noise."""
+    claims, margins = [], []
+    for partition in study.partitions:
+        revised, plain = (study.by_seed("delta", partition, f"kd(weight=0.9{more})") for more in (_REVISED, ""))
+        margins.append(revised - plain)
+        claims.append(judge(f"revised − as it is, {partition}, points", paired_difference(revised, plain)))
+        both, alone = (study.by_seed("delta", partition, f"kd(weight=0.9{more}") for more in (_REVISED + ", s", ""))
+        claims.append(judge(f"revised and selected − as it is, {partition}, points", paired_difference(both, alone)))
+    text = f"margin of revision under {study.partitions[-1]} − margin under {study.partitions[0]}, points"
+    return [*claims, judge(text, paired_difference(margins[-1], margins[0]))]
+
+
+_REVISED = ", revise='labels(eta=0.8)'"
+
+
+def selection(study: Study) -> list[Claim]:
+    """9. Selection by influence beats random selection of as many samples, where peers are unreliable."""
+    claims = []
+    for partition in study.partitions:
+        ours = study.by_seed("delta", partition, "kd(weight=0.9, select='influence(keep=0.5)')")
+        for other, text in {
+            "kd(weight=0.9, select='random": "random",
+            "kd(weight=0.9, select='influence(keep=0.5, sign=-1)": "the most harmful",
+            "kd(weight=0.9, select='confidence": "the most confident",
+            "kd(weight=0.9)": "all samples",
+        }.items():
+            found = paired_difference(ours, study.by_seed("delta", partition, other))
+            claims.append(judge(f"influence − {text}, {partition}, points", found))
+    return claims
+
+
 POINTS, ROUNDS = 100.0, 1.0
 CLAIMS: dict[str, tuple[Callable[[Study], Sequence[Claim]], float]] = {
     "tuning": (tuning, POINTS),
@@ -120,5 +152,7 @@ CLAIMS: dict[str, tuple[Callable[[Study], Sequence[Claim]], float]] = {
     "masks": (masks, POINTS),
     "mutual": (mutual, POINTS),
     "consolidation": (consolidation, ROUNDS),
+    "revision": (revision, POINTS),
+    "selection": (selection, POINTS),
 }
 """Recipe → what it is asked, and the unit of the answer: points of accuracy, or rounds."""

@@ -19,7 +19,7 @@ from docs.claims import CLAIMS
 from docs.study import Study
 
 HERE = Path(__file__).parent
-FIGURES = ("starts", "gain")
+FIGURES = ("starts", "noise", "gain")
 """What is shown of a report: the first of these that it drew."""
 INTRODUCTION = """# Results
 

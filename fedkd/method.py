@@ -182,21 +182,27 @@ class Method:
         labels = client.distilled.y
         assert labels is not None
         logits, changed = self.revision(logits, labels)
-        client.record("revised", float(changed.double().mean()), on)
         return Target(logits, revised=changed, on=on)
 
     def selected(self, client: Node, target: Target) -> Target:
-        """The target with weight 0 for samples that are not to be distilled."""
-        if not self.selection:
-            return target
-        kept = self.selection.mask(client, target, self.loss)
-        client.record("selected", float(kept.double().mean()), target.on)
+        """The target with weight 0 for samples that are not to be distilled.
+
+        Records how many are `selected`, `revised`, and on how many the teacher was wrong (`teacher_wrong`,
+        `selected_wrong`) as far as labels say so: shares of all samples of the target.
+        """
+        kept = self.selection.mask(client, target, self.loss) if self.selection else None
+        if kept is not None:
+            client.record("selected", float(kept.double().mean()), target.on)
+            target = replace(target, weights=kept.to(target.logits.dtype))
+        if target.revised is not None:
+            client.record("revised", float(target.revised.double().mean()), target.on)
         labels = client.distilled.y
-        if labels is not None:
-            wrong = ~right(target.logits, labels)
+        if labels is not None and (self.selection or self.revision):
+            wrong = ~right(target.logits, labels) if target.revised is None else target.revised
             client.record("teacher_wrong", float(wrong.double().mean()), target.on)
-            client.record("selected_wrong", float((wrong & kept).double().mean()), target.on)
-        return replace(target, weights=kept.to(target.logits.dtype))
+            if kept is not None:
+                client.record("selected_wrong", float((wrong & kept).double().mean()), target.on)
+        return target
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one step, a scalar."""
