@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.claims import Claim
+from analysis.targets import reading_split, target_table
 from docs.claims import CLAIMS
 from docs.study import Study
 
@@ -44,7 +45,7 @@ def section(name: str, studies: dict[str, Study], judged: Judged, folder: Path) 
     for dataset, study in studies.items():
         seeds = study.scores["seed"].nunique()
         lines += [f"### `{dataset}`", "", f"Recipe `{name}`; {seeds} seeds, {len(study.scores)} federations.", ""]
-        lines += [*_verdicts(judged[dataset], CLAIMS[name][1]), "", *_methods(study), ""]
+        lines += [*_verdicts(judged[dataset], CLAIMS[name][1]), "", *_methods(study), "", *_targets(study)]
     for figure in _kept_figures(name, folder):
         lines += [f"![Recipe {name}: {figure.stem}](figures/claims/{figure.name})", ""]
     return "\n".join(lines)
@@ -86,6 +87,23 @@ def _methods(study: Study) -> Iterator[str]:
     for place, row in means.loc[study.partitions].iterrows():
         named = " | ".join(f"`{part}`" for part in (place if isinstance(place, tuple) else (place,)))
         yield f"| {named} | {' | '.join(_number(100 * row[each]) for each in shares)} | {row['bytes']:,.0f} |"
+
+
+def _targets(study: Study) -> Iterator[str]:
+    """Rounds and bytes to shares of `pooled`, where there is one."""
+    table = target_table(study.table, reading_split(study.table))
+    if table.empty:
+        return
+    yield "Rounds and bytes on the way to a share of `pooled`. Means are restricted to a horizon that all arms share, and"
+    yield "runs that never arrive count as on their way until then."
+    yield ""
+    yield "| partition | method and start | share | arrived | median rounds | mean rounds | mean bytes |"
+    yield "|---|---|--:|--:|--:|--:|--:|"
+    for row in table.sort_values(["partition", "share"], kind="stable").to_dict("records"):
+        cells = (f"{100 * row['share']:.0f} %", f"{row['arrived']} of {row['seeds']}", str(row["rounds_to_target"]))
+        means = (_number(row["rounds_mean"]), "–" if np.isnan(row["bytes_mean"]) else f"{row['bytes_mean']:,.0f}")
+        yield f"| `{row['partition']}` | `{row['arm']}` | {' | '.join((*cells, *means))} |"
+    yield ""
 
 
 def _kept_figures(name: str, folder: Path) -> Iterator[Path]:

@@ -52,7 +52,7 @@ class Method:
 
     @property
     def teachers(self) -> str:
-        """Who teaches a student: `others`, `self`, `one(ID)`, `k(NUMBER)`."""
+        """Who teaches a student: `others`, `all`, `self`, `one(ID)`, `k(NUMBER)`."""
         return "others"
 
     @property

@@ -1,4 +1,4 @@
-"""Who teaches whom: `others`, `self`, `one(2)`, `k(3)`."""
+"""Who teaches whom: `others`, `all`, `self`, `one(2)`, `k(3)`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydantic import AfterValidator
 
 from fedkd.errors import UserError
 
-_FORMS = 'it should be "others", "self", "one(ID)" or "k(NUMBER)"'
-_CHOICE = re.compile(r"(others|self)|(one|k)\((\d+)\)")
+_FORMS = 'it should be "others", "all", "self", "one(ID)" or "k(NUMBER)"'
+_CHOICE = re.compile(r"(others|all|self)|(one|k)\((\d+)\)")
 
 
 def _known(teachers: str) -> str:
@@ -36,6 +36,8 @@ def choose(teachers: str, student: int, tutors: Sequence[int], rng: torch.Genera
     assert match is not None
     if teachers == "self":
         return [student]
+    if teachers == "all":
+        return list(tutors)
     if teachers == "others":
         if not others:
             raise UserError(

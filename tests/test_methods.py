@@ -288,6 +288,14 @@ class TestTeachers:
             expected = [client for client in range(clients) if client != student]
             assert choose("others", student, range(clients), stream("t")) == expected
 
+    def test_all_are_all_who_may_teach_and_are_sent_the_same(self) -> None:
+        for student in range(4):
+            assert choose("all", student, [0, 2, 3], stream("t")) == [0, 2, 3]
+        outcome = federate(small("kd(teachers='all')", clients=3))
+        reported = torch.stack([outcome.reports[0][client]["logits"].float() for client in range(3)]).mean(0)
+        for student in range(3):
+            assert torch.equal(outcome.knowledge[1][student]["logits"].float(), over_the_wire(reported, "float16"))
+
     def test_self_and_one_are_who_they_say(self) -> None:
         assert choose("self", 3, range(5), stream("t")) == [3]
         assert [choose("one(2)", student, range(5), stream("t")) for student in range(5)] == [[2]] * 5

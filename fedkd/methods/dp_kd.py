@@ -51,7 +51,7 @@ class DPKD(Method):
     temperature: Temperature = 1.0
     """T, softens both predictions"""
     teachers: Teachers = "others"
-    """who teaches: others, self, one(ID), k(NUMBER)"""
+    """who teaches: others, all (oneself too), self, one(ID), k(NUMBER)"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
     revise: str = ""
