@@ -94,7 +94,7 @@ def _targets(study: Study) -> Iterator[str]:
     table = target_table(study.table, reading_split(study.table))
     if table.empty:
         return
-    yield "Rounds and bytes on the way to a share of `pooled`. Means are restricted to a horizon that all arms share, and"
+    yield "Rounds and bytes on the way to a share of `pooled`. Means go to a horizon that all arms share, and"
     yield "runs that never arrive count as on their way until then."
     yield ""
     yield "| partition | method and start | share | arrived | median rounds | mean rounds | mean bytes |"
