@@ -15,6 +15,7 @@ from analysis.files import replacing
 from analysis.findings import draw_starts
 from analysis.journal import ResultsError
 from analysis.page import page
+from analysis.similarity import draw_similarities
 from analysis.summary import Summary, block_title, compare, orders
 from analysis.table import finished, load, read_study, rebuild, up_to_date
 from analysis.targets import reading_split, target_table
@@ -57,7 +58,8 @@ def draw(
     known = orders(study).get("method", [])
     present = set(table["method"])
     methods = list(dict.fromkeys([*(name for name in known if name in present), *sorted(present)]))
-    drawn = [("", draw_partitions(study.get("partitions") or [], folder) + draw_starts(table, folder))]
+    dealt = study.get("partitions") or []
+    drawn = [("", draw_partitions(dealt, folder) + draw_starts(table, folder) + draw_similarities(done, dealt, folder))]
     keys = list(summary.settings)
     # Blocks of which nothing has finished have no rows in the summary, but curves.
     values = pd.concat([summary.rows.reindex(columns=keys), table[keys]]).drop_duplicates()

@@ -122,6 +122,22 @@ def consolidation(study: Study) -> list[Claim]:
     return claims
 
 
+def reffakd(study: Study) -> list[Claim]:
+    """7. ReffAKD is at least as good as plain cross-entropy and near vanilla KD; and how far from uniform smoothing."""
+    claims = []
+    for partition in study.partitions:
+        for settings in ("alpha=0.1, temperature=1.0", "alpha=0.5, temperature=4.0"):
+            ours = study.by_seed("delta", partition, f"reffakd({settings})")
+            uniform = study.by_seed("delta", partition, f"label_smoothing({settings})")
+            plain, taught = (study.by_seed("delta", partition, method) for method in ("local", "kd"))
+            where = f"{settings}, {partition}, points"
+            claims.append(judge(f"reffakd − local, {where}", paired_difference(ours, plain)))
+            text = f"reffakd − kd above −{100 * NEAR:.0f} point, {where}"
+            claims.append(judge(text, paired_difference(ours, taught), bound=-NEAR))
+            claims.append(judge(f"reffakd − label_smoothing, {where}", paired_difference(ours, uniform)))
+    return claims
+
+
 def revision(study: Study) -> list[Claim]:
     """8. Label revision helps the same loss where teachers were trained on noisy labels, and more with more noise."""
     claims, margins = [], []
@@ -162,6 +178,7 @@ CLAIMS: dict[str, tuple[Callable[[Study], Sequence[Claim]], float]] = {
     "masks": (masks, POINTS),
     "mutual": (mutual, POINTS),
     "consolidation": (consolidation, ROUNDS),
+    "reffakd": (reffakd, POINTS),
     "revision": (revision, POINTS),
     "selection": (selection, POINTS),
 }

@@ -60,10 +60,13 @@ class Consolidate:
     def check(self, federation: Federation) -> None:
         """Raise UserError where the clients' models cannot become one."""
         check_alike(f"start = {federation.start!r}", federation, force=not self.mean)
-        if self.method and METHODS.build(self.method).refresh != "once":
-            raise UserError(
-                f"start = {federation.start!r}: {self.method} does not teach with frozen teachers; kd and dp_kd do"
-            )
+        if self.method:
+            built = METHODS.build(self.method)
+            if built.refresh != "once" or built.preparations or built.teachers == "self":
+                raise UserError(
+                    f"start = {federation.start!r}: {self.method} does not teach with frozen peers alone; "
+                    "kd and dp_kd do"
+                )
         if federation.val == "common":
             raise UserError(f'start = {federation.start!r} orders clients by validation; it needs val = "local"')
         if federation.students or federation.teachers:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd import ensemble
+from fedkd.class_teacher import SOFT_LABELS, ClassTeacher
 from fedkd.errors import UserError
 from fedkd.evaluate import right
 from fedkd.knowledge import Knowledge, to_wire
@@ -26,7 +27,7 @@ from fedkd.revision import REVISIONS, Revision
 from fedkd.selection import SELECTIONS, Selection
 from fedkd.spec import Catalogue, parse
 from fedkd.streams import stream
-from fedkd.teachers import choose
+from fedkd.teachers import choose, class_teacher_in, peers_in
 from fedkd.train import Batch, Labels, Target, fit
 from fedkd.weights import bundled, packed
 
@@ -52,7 +53,7 @@ class Method:
 
     @property
     def teachers(self) -> str:
-        """Who teaches a student: `others`, `all`, `self`, `one(ID)`, `k(NUMBER)`."""
+        """Who teaches a student: `others`, `all`, `self`, `one(ID)`, `k(NUMBER)`, `+autoencoder`."""
         return "others"
 
     @property
@@ -98,7 +99,17 @@ class Method:
     @property
     def preparations(self) -> int:
         """Exchanges between the start and round 1, such as a search; charged to round 0."""
-        return 0
+        return 1 if self.class_teacher else 0
+
+    @property
+    def preparation(self) -> str:
+        """What the preparations are, under which name their bytes stand apart too: `encoder_bytes`."""
+        return "encoder"
+
+    @cached_property
+    def class_teacher(self) -> ClassTeacher | None:
+        """The autoencoder among the teachers."""
+        return class_teacher_in(self.teachers)
 
     def check(self, federation: Federation, labelled: bool) -> None:
         """Raise UserError where the method cannot run in such a federation.
@@ -110,6 +121,11 @@ class Method:
             for student in federation.learners:
                 choose(self.teachers, student, federation.tutors, stream("check"))
         name = parse(federation.method).name
+        if self.class_teacher and (federation.transfer == "private" or not labelled):
+            raise UserError(
+                f'method {name}: teachers = "{self.teachers}": an autoencoder is trained on the transfer inputs and '
+                'knows a sample by its label; use transfer = "public(fraction=…, labelled=true)"'
+            )
         for key, modifier in (("revise", self.revision), ("select", self.selection)):
             if modifier and modifier.needs_labels and not labelled:
                 raise UserError(
@@ -129,15 +145,32 @@ class Method:
 
     def prepare(self, client: Node, knowledge: Knowledge) -> None:
         """A preparation exchange at the client."""
+        if self.class_teacher:
+            self.class_teacher.embed(client, knowledge)
+            if self.refresh == "every round" and "logits" in knowledge:
+                client.state[_EARLY] = knowledge["logits"]  # nobody learns before round 1: they hold until then
 
     def report(self, client: Node) -> Knowledge | None:
         """What a client uploads: its logits on the transfer set, or its model where there is none."""
+        if self.class_teacher and client.round == 0 and client.exchange == self.preparations:
+            return Knowledge(self.class_teacher.told(client))
+        if not peers_in(self.teachers):
+            return None
         if client.exchanges_models:
             return Knowledge(packed(client.student))
         return Knowledge(logits=to_wire(client.transfer_logits(), self.wire))
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        """What each student is sent: its teachers' predictions, combined at the server, or its teachers' models."""
+        """What each student is sent: its teachers' predictions, combined at the server, or its teachers' models.
+
+        Beside an autoencoder, which is a teacher like any other but speaks at the client, they are not combined yet.
+        """
+        if self.class_teacher and server.round == 0 and server.exchange == self.preparations:
+            q = self.class_teacher.taught(server, reports)
+            return dict.fromkeys(server.learners, Knowledge({SOFT_LABELS: q}))
+        offered = self.class_teacher.offer(server) if self.class_teacher and server.exchange == 0 else {}
+        if not peers_in(self.teachers):
+            return dict.fromkeys(server.learners, Knowledge(offered))
         chosen = {
             student: choose(self.teachers, student, server.tutors, server.rng("teachers", student, server.exchange))
             for student in server.learners
@@ -145,12 +178,12 @@ class Method:
         if server.exchanges_models:
             return {student: bundled(reports, teachers) for student, teachers in chosen.items()}
         stack, ids = collect(reports), sorted(reports)
-        return {
-            student: Knowledge(
-                logits=to_wire(self.merged(server, stack[[ids.index(teacher) for teacher in teachers]]), self.wire)
-            )
-            for student, teachers in chosen.items()
-        }
+        merged = {}
+        for student, teachers in chosen.items():
+            predictions = stack[[ids.index(teacher) for teacher in teachers]]
+            logits = predictions if self.class_teacher else self.merged(server, predictions)
+            merged[student] = Knowledge(offered, logits=to_wire(logits, self.wire))
+        return merged
 
     def global_model(self, server: Node) -> nn.Module | None:  # noqa: ARG002 - methods override it
         """The model that the server holds after `merge`, where it holds one."""
@@ -173,6 +206,15 @@ class Method:
         if predictions is None:
             return None
         return self.selected(client, self.revised(client, self.merged(client, predictions)))
+
+    def joined(self, client: Node, predictions: Tensor | None) -> Tensor | None:
+        """(teachers, n, classes) logits of all teachers: of the peers, and last of the autoencoder if it is one."""
+        if not self.class_teacher:
+            return predictions
+        labels = client.distilled.y
+        assert labels is not None
+        own = client.state[SOFT_LABELS][labels].unsqueeze(0)
+        return own if predictions is None else torch.cat([predictions, own])
 
     def revised(self, client: Node, logits: Tensor) -> Target:
         """The merged (n, classes) logits as a target, revised where that is asked for."""
@@ -210,8 +252,15 @@ class Method:
 
     def learn(self, client: Node, knowledge: Knowledge) -> None:
         """One round of training at the client."""
-        predictions = client.predictions(knowledge) if "logits" in knowledge else None
+        if SOFT_LABELS in knowledge:
+            client.state[SOFT_LABELS] = knowledge[SOFT_LABELS].to(client.device)
+        if _EARLY in client.state:
+            knowledge = Knowledge(knowledge, logits=client.state.pop(_EARLY))
+        predictions = self.joined(client, client.predictions(knowledge) if "logits" in knowledge else None)
         fit(client, self.loss, self.target(client, predictions), labels=self.labels)
+
+
+_EARLY = "early/logits"
 
 
 METHODS: Catalogue[Method] = Catalogue("method", "fedkd.methods", Method)

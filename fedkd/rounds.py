@@ -131,7 +131,7 @@ class Rounds:
         """
         federation, number = self.federation, self.federation.round_of(exchange)
         preparing = 0 < exchange - federation.offset <= self.method.preparations
-        self._rows = _added(self._rows, rows, preparing)
+        self._rows = _added(self._rows, rows, f"{self.method.preparation}_bytes" if preparing else "")
         if exchange < self.last and federation.round_of(exchange + 1) == number:
             return None
         booked, self._rows = self._rows, []
@@ -261,16 +261,17 @@ def _refuse_diverged(reports: dict[int, Knowledge]) -> None:
         )
 
 
-_SUMMED = {"bytes_up", "bytes_down", "seconds", "steps", "samples", "tuning_bytes", "tuning_steps", "tuning_samples"}
+_SUMMED = {
+    *("bytes_up", "bytes_down", "seconds", "steps", "samples"),
+    *("tuning_bytes", "tuning_steps", "tuning_samples", "encoder_bytes"),
+}
 
 
-def _added(before: list[Row], rows: list[Row], preparing: bool) -> list[Row]:
-    """Rows of one more exchange of the same round: costs are added, and what preparations cost stands apart too."""
-    if preparing:
+def _added(before: list[Row], rows: list[Row], apart: str) -> list[Row]:
+    """Rows of one more exchange of the same round: costs are added; the bytes of a preparation stand `apart` too."""
+    if apart:
         spent = [(client, value) for client, _, metric, value in rows if metric in ("bytes_up", "bytes_down")]
-        rows = rows + [
-            (c, "", "tuning_bytes", sum(v for d, v in spent if d == c)) for c in sorted({c for c, _ in spent})
-        ]
+        rows = rows + [(c, "", apart, sum(v for d, v in spent if d == c)) for c in sorted({c for c, _ in spent})]
     merged = {row[:3]: row[3] for row in before}
     for client, split, metric, value in rows:
         key = (client, split, metric)

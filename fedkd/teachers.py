@@ -1,4 +1,4 @@
-"""Who teaches whom: `others`, `all`, `self`, `one(2)`, `k(3)`."""
+"""Who teaches whom: `others`, `all`, `self`, `one(2)`, `k(3)`, and `+autoencoder` beside them or alone."""
 
 from __future__ import annotations
 
@@ -7,18 +7,50 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationError
 
+from fedkd.class_teacher import ClassTeacher
 from fedkd.errors import UserError
+from fedkd.spec import parameters, parse, terms
 
-_FORMS = 'it should be "others", "all", "self", "one(ID)" or "k(NUMBER)"'
+_FORMS = (
+    'it should be "others", "all", "self", "one(ID)", "k(NUMBER)", "autoencoder", or one of the peers with it, '
+    'as in "others+autoencoder"'
+)
 _CHOICE = re.compile(r"(others|all|self)|(one|k)\((\d+)\)")
 
 
 def _known(teachers: str) -> str:
-    if not _CHOICE.fullmatch(teachers):
+    peers = terms(teachers, "+")
+    with_classes = [term for term in peers if term.split("(")[0] == "autoencoder"]
+    rest = [term for term in peers if term not in with_classes]
+    if len(with_classes) > 1 or len(rest) > 1 or any(not _CHOICE.fullmatch(term) for term in rest):
         raise ValueError(_FORMS)
+    if with_classes and rest == ["self"]:
+        raise ValueError('"self" teaches alone; use "autoencoder", or "others+autoencoder"')
+    if with_classes:
+        _class_teacher(with_classes[0])
     return teachers
+
+
+def peers_in(teachers: str) -> str:
+    """The choice of peers, without the autoencoder beside them; empty where it teaches alone."""
+    return next((term for term in terms(teachers, "+") if not term.startswith("autoencoder")), "")
+
+
+def class_teacher_in(teachers: str) -> ClassTeacher | None:
+    """The autoencoder among the teachers."""
+    found = [term for term in terms(teachers, "+") if term.startswith("autoencoder")]
+    return _class_teacher(found[0]) if found else None
+
+
+def _class_teacher(term: str) -> ClassTeacher:
+    spec = parse(term)
+    try:
+        return ClassTeacher(**spec.arguments)
+    except (ValidationError, TypeError) as error:
+        known = ", ".join(parameter.name for parameter in parameters(ClassTeacher))
+        raise ValueError(f"the autoencoder among the teachers takes {known}; found {term!r}") from error
 
 
 Teachers = Annotated[str, AfterValidator(_known)]
@@ -32,6 +64,9 @@ def choose(teachers: str, student: int, tutors: Sequence[int], rng: torch.Genera
         UserError: there are not that many others who may teach, or none of them has the id.
     """
     others = [client for client in tutors if client != student]
+    teachers = peers_in(teachers)
+    if not teachers:
+        return []
     match = _CHOICE.fullmatch(teachers)
     assert match is not None
     if teachers == "self":

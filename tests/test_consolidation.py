@@ -207,7 +207,7 @@ def _check(of: Federation) -> None:
     [
         ({"start": "worst_client"}, "unknown"),
         ({"start": "kd(weight=2.0)"}, "weight"),
-        ({"start": "dml"}, "frozen teachers"),
+        ({"start": "dml"}, "frozen peers alone"),
         ({"start": "average", "init": "per_client"}, "common start"),
         ({"start": "best_client", "models": "cnn|mlp"}, "cnn at clients 0, 2; mlp at clients 1"),
         ({"start": "kd", "val": "common"}, 'val = "local"'),

@@ -16,6 +16,7 @@ from fedkd.method import Method, Refresh, Wire
 from fedkd.node import Data, Node
 from fedkd.spec import STRICT
 from fedkd.streams import stream
+from fedkd.teachers import Teachers, peers_in
 from fedkd.train import Batch
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class DML(Method):
     """how often predictions travel: once a round, or at every step, on one common batch (needs [train] steps = 1)"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
+    teachers: Teachers = "others"
+    """who teaches: others, or others+autoencoder, which then is one more peer"""
     revise: str = ""
     """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
     select: str = ""
@@ -55,6 +58,14 @@ class DML(Method):
 
     def check(self, federation: Federation, labelled: bool) -> None:
         Method.check(self, federation, labelled)
+        if peers_in(self.teachers) != "others":
+            raise UserError(
+                f'method dml: teachers = "{self.teachers}", but all learn from all others, or with autoencoder'
+            )
+        if self.class_teacher and (self.order, self.sync) != ("simultaneous", "round"):
+            raise UserError(
+                'method dml: an autoencoder among the teachers needs order = "simultaneous" and sync = "round"'
+            )
         if self.sync == "step" and federation.train.steps != 1:
             found = federation.train.steps or f"0 (and epochs = {federation.train.epochs})"
             raise UserError(
@@ -90,7 +101,7 @@ class DML(Method):
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None
-        peers = 1 if self.reduce == "mean" else len(batch.node.peers)
+        peers = 1 if self.reduce == "mean" else len(batch.node.peers) + bool(self.class_teacher)
         return cross_entropy(batch.labelled, batch.labels) + peers * kl(
             batch.student, batch.teacher, weights=batch.weights
         )

@@ -51,7 +51,7 @@ class DPKD(Method):
     temperature: Temperature = 1.0
     """T, softens both predictions"""
     teachers: Teachers = "others"
-    """who teaches: others, all (oneself too), self, one(ID), k(NUMBER)"""
+    """who teaches: others, all (oneself too), self, one(ID), k(NUMBER); +autoencoder beside them, or alone"""
     wire: Wire = "float16"
     """type in which soft predictions travel"""
     revise: str = ""
@@ -69,6 +69,11 @@ class DPKD(Method):
             raise UserError(
                 'method dp_kd: mask = "supervised" compares predictions of the true label, but the transfer set is '
                 'unlabelled; use mask="unsupervised", or transfer = "public(fraction=…, labelled=true)" for all methods'
+            )
+        if self.class_teacher and self.form != "parallel":
+            raise UserError(
+                f'method dp_kd: form = "{self.form}" has teachers in turn, which an autoencoder is none of; '
+                'use form="parallel", or leave it out of teachers'
             )
         if self.revision and self.revision.per_teacher:
             raise UserError(

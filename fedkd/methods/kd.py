@@ -39,7 +39,7 @@ class KD(Method):
     merge_by: Literal["logits", "probabilities"] = "logits"
     """what is averaged over the teachers: logits, or p at temperature T"""
     teachers: Teachers = "others"
-    """who teaches: others, all (oneself too), self, one(ID), k(NUMBER)"""
+    """who teaches: others, all (oneself too), self, one(ID), k(NUMBER); +autoencoder beside them, or alone"""
     refresh: Literal["once", "every round"] = "once"
     """once: teachers stay as pre-trained and travel once; every round: they teach what they have learnt since"""
     wire: Wire = "float16"

@@ -114,6 +114,10 @@ class Search(Method):
         return self.batches * self.steps
 
     @property
+    def preparation(self) -> str:
+        return "tuning"
+
+    @property
     def refresh(self) -> Refresh:
         # A method in which nothing travels still has scores that do.
         return "every round" if self.untuned.refresh == "every round" else "once"
