@@ -27,12 +27,12 @@ CLASSES, BATCH, REPEATS = 10, 32, 5
 
 
 def catalogue() -> Iterator[str]:
-    """Specs of all architectures that need no argument, once for each normalisation."""
+    """Specs of all architectures for images that need no argument, once for each normalisation."""
     for name in ARCHITECTURES.names:
         known = {parameter.name: parameter for parameter in parameters(ARCHITECTURES.find(parse(name)))}
         if "norm" in known:
             yield from (f"{name}(norm={kind})" for kind in known["norm"].type.split(" | "))
-        elif "argument" not in known:
+        elif "argument" not in known and ARCHITECTURES.build(name).takes == "images":
             yield name
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fedkd.evaluate import accuracy, agreement, calibration_error, class_accuracies, mean_loss
+from fedkd.evaluate import accuracy, agreement, bits_per_byte, calibration_error, class_accuracies, mean_loss
 from fedkd.evaluate import right as which_right
 from fedkd.federation import Federation
 from fedkd.models.architecture import Shape
-from fedkd.node import Data
+from fedkd.node import Data, predicted, rows_a_sample
 
 Row = tuple[int, str, str, float]
 """(client, split, metric, value)"""
@@ -20,10 +20,11 @@ Row = tuple[int, str, str, float]
 
 @dataclass(frozen=True, eq=False)
 class Holdings:
-    """One participant's data. The first four go to its `Node`; `judged` never does."""
+    """One participant's data. `judged` never goes to its `Node`."""
 
     shape: Shape
     classes: int
+    """what a model tells apart: classes, or the tokens of a vocabulary"""
     data: Data | None
     """private training samples; None at the server"""
     val: Data | None
@@ -32,6 +33,8 @@ class Holdings:
     """transfer set as methods may see it: without labels unless the study gives them to all"""
     judged: Mapping[str, Data] = field(default_factory=dict)
     """labelled samples by split ("test", "val", "transfer"): read for reporting after learning, never by a method"""
+    token_bytes: Tensor | None = None
+    """(vocabulary,) int64, how many bytes of text each token stands for; None: the samples are images"""
 
     def to(self, device: torch.device) -> Holdings:
         """The same data on a device; itself where they are there already."""
@@ -39,27 +42,30 @@ class Holdings:
             return self
         data, val, transfer = (part and part.to(device) for part in (self.data, self.val, self.transfer))
         judged = {split: part.to(device) for split, part in self.judged.items()}
-        return Holdings(self.shape, self.classes, data, val, transfer, judged)
+        token_bytes = None if self.token_bytes is None else self.token_bytes.to(device)
+        return Holdings(self.shape, self.classes, data, val, transfer, judged, token_bytes)
 
     def judge(self, model: nn.Module, started_right: Tensor | None, detailed: bool = False) -> Judgement:
         """Accuracy and loss of a model on every judged split, in one forward pass; calibration on the test split.
 
-        `started_right` is the (n,) bool mask of test samples that were right at the start; with it, knowledge
-        gained (wrong → right) and lost (right → wrong) are shares of all test samples. `detailed` adds the accuracy
-        on each class of the test split.
+        Of text, accuracy and loss are those of the next token, and bits per byte are told too. `started_right` is the
+        (rows,) bool mask of what was right on the test split at the start; with it, knowledge gained (wrong → right)
+        and lost (right → wrong) are shares of all its rows. `detailed` adds the accuracy on each class of the test
+        split; a vocabulary is too large for that.
         """
         splits = {name: data for name, data in self.judged.items() if len(data)}
         if not splits:
             return Judgement({}, None, torch.empty(0, dtype=torch.bool))
-        model.eval()
-        with torch.inference_mode():
-            parts = torch.cat([model(chunk) for chunk in _chunks([data.x for data in splits.values()])])
-        logits = dict(zip(splits, torch.split(parts.clone(), [len(d) for d in splits.values()]), strict=True))
+        rows = [len(data) * rows_a_sample(data.x) for data in splits.values()]
+        parts = predicted(model, _chunks([data.x for data in splits.values()]), sum(rows))
+        logits = dict(zip(splits, torch.split(parts, rows), strict=True))
         metrics: dict[tuple[str, str], float] = {}
         for name, data in splits.items():
             assert data.y is not None
             metrics[name, "accuracy"] = accuracy(logits[name], data.y)
             metrics[name, "loss"] = mean_loss(logits[name], data.y)
+            if self.token_bytes is not None:
+                metrics[name, "bits_per_byte"] = bits_per_byte(metrics[name, "loss"], data.y, self.token_bytes)
         right = torch.empty(0, dtype=torch.bool)
         if "test" in splits:
             labels = splits["test"].y
@@ -69,10 +75,11 @@ class Holdings:
             metrics["test", "gained"] = float((right & ~before).double().mean())
             metrics["test", "lost"] = float((before & ~right).double().mean())
             metrics["test", "ece"] = calibration_error(logits["test"], labels)
-            if detailed:
+            if detailed and self.token_bytes is None:
                 each = class_accuracies(logits["test"], labels)
                 metrics |= {("test", f"accuracy/{label}"): value for label, value in each.items()}
-        return Judgement(metrics, logits.get("transfer"), right)
+        # A copy: a view would keep the logits of all splits.
+        return Judgement(metrics, logits["transfer"].clone() if "transfer" in logits else None, right)
 
     def judge_teacher(self, student: Tensor | None, teacher: Tensor) -> dict[tuple[str, str], float]:
         """How good soft labels are on the transfer set, and how often a student agrees with them.
@@ -82,7 +89,7 @@ class Holdings:
         """
         merged = teacher.float().mean(0) if teacher.dim() == 3 else teacher.float()
         transfer = self.judged.get("transfer")
-        if transfer is None or transfer.y is None or len(merged) != len(transfer):
+        if transfer is None or transfer.y is None or len(merged) != len(transfer.y):
             return {}
         metrics = {
             ("transfer", "teacher_accuracy"): accuracy(merged, transfer.y),
@@ -98,13 +105,17 @@ class Judgement:
     metrics: dict[tuple[str, str], float]
     """by (split, metric)"""
     transfer_logits: Tensor | None
-    """(n, classes) on the transfer set: the same forward pass serves the report"""
+    """(rows, classes) on the transfer set: the same forward pass serves the report"""
     right: Tensor
-    """(n,) which test samples are right"""
+    """(rows,) which predictions on the test split are right"""
 
 
-def _chunks(parts: list[Tensor], size: int = 4096) -> Iterator[Tensor]:
-    """The rows of all parts in order, at most `size` at a time: small parts share a piece, large ones stay uncopied."""
+def _chunks(parts: list[Tensor], rows: int = 4096) -> Iterator[Tensor]:
+    """The samples of all parts in order, as many as have `rows` rows of predictions at a time.
+
+    Small parts share a piece, large ones stay uncopied.
+    """
+    size = max(1, rows // rows_a_sample(parts[0]))
     waiting: list[Tensor] = []
     for piece in (piece for part in parts for piece in torch.split(part, size)):
         if waiting and sum(map(len, waiting)) + len(piece) > size:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
 from pydantic.dataclasses import dataclass as checked_dataclass
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.knowledge import Knowledge
 from fedkd.models.architecture import Model, Shape
@@ -27,9 +27,10 @@ class Data:
     """Samples of one split, in memory."""
 
     x: Tensor
-    """(n, channels, height, width) float32 in [0, 1]"""
+    """(n, channels, height, width) float32 in [0, 1], or (n, length) int64 tokens"""
     y: Tensor | None
-    """(n,) int64, or None where no method may know the labels"""
+    """(rows,) int64: what is right in each row of predictions, or None where no method may know it. An image has one
+    row, its class; a chunk of text has `length` rows, the token after each of its tokens"""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -37,6 +38,36 @@ class Data:
     def to(self, device: torch.device) -> Data:
         """The same samples on a device; itself where they are there already."""
         return Data(self.x.to(device), None if self.y is None else self.y.to(device))
+
+
+def rows_a_sample(x: Tensor) -> int:
+    """How many rows of predictions a model gives for each sample in x: one for an image, one a token for text."""
+    return 1 if x.is_floating_point() else x.shape[1]
+
+
+def rows_of(values: Tensor, index: Tensor, samples: int) -> Tensor:
+    """The rows of the samples at (b,) `index`, sample by sample, out of the rows of all `samples`.
+
+    `values` are (samples·r, …), r rows a sample: logits, labels or weights; the result is (b·r, …).
+    """
+    if len(values) == samples:
+        return values[index]
+    return values.reshape(samples, -1, *values.shape[1:])[index].flatten(0, 1)
+
+
+def predicted(model: nn.Module, pieces: Iterable[Tensor], rows: int) -> Tensor:
+    """(rows, classes) logits of a model for samples in pieces, in evaluation mode, without gradients."""
+    model.eval()
+    logits, at = torch.empty(0), 0
+    for piece in pieces:
+        with torch.inference_mode():
+            part = model(piece).flatten(0, -2)
+        # Each piece is put where it belongs at once: those of a whole text, in a list first, would be there twice.
+        if not at:
+            logits = torch.empty(rows, part.shape[1], dtype=part.dtype, device=part.device)
+        logits[at : at + len(part)] = part
+        at += len(part)
+    return logits
 
 
 @checked_dataclass(frozen=True, config=STRICT)
@@ -112,7 +143,7 @@ class Node:
     specs: tuple[str, ...] = ()
     """spec string of each client's model"""
     shape: Shape = (0, 0, 0)
-    """(channels, height, width) of an input"""
+    """(channels, height, width) of an image, or (length,) of a chunk of text"""
     round: int = 0
     """0 is the start"""
     exchange: int = 0
@@ -180,14 +211,15 @@ class Node:
         self.records[split, metric] = float(value)
 
     def predict(self, x: Tensor, model: Model | None = None, chunk: int = 4096) -> Tensor:
-        """(n, classes) logits of the student, or another model, in evaluation mode, without gradients."""
-        model = (model or self.student).eval()
-        with torch.inference_mode():
-            parts = [model(part) for part in torch.split(x, chunk)]
-        return torch.cat(parts).clone()
+        """(rows, classes) logits of the student, or another model, in evaluation mode, without gradients.
+
+        At most `chunk` rows are computed at once.
+        """
+        each = rows_a_sample(x)
+        return predicted(model or self.student, torch.split(x, max(1, chunk // each)), len(x) * each)
 
     def transfer_logits(self) -> Tensor:
-        """(n, classes) logits of the student on what is distilled, computed once between two trainings."""
+        """(rows, classes) logits of the student on what is distilled, computed once between two trainings."""
         if self._transfer_logits is None:
             self._transfer_logits = self.predict(self.distilled.x)
         return self._transfer_logits

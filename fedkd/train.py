@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedkd.augment import augmentation
 from fedkd.losses import cross_entropy
-from fedkd.node import Data, Node, Optimisation
+from fedkd.node import Data, Node, Optimisation, rows_of
 
 Labels = Literal["all", "private", "none"]
 """Which labelled samples a loss reads: private and labelled transfer, private alone, or none."""
@@ -110,8 +110,10 @@ def fit(
         if change is not None and x:
             x = [change(x[0], node.rng(f"{purpose}/augment", step))]
         x += [node.public.x[common]] if len(common) else []
-        logits = model(torch.cat(x) if len(x) > 1 else x[0])  # one forward pass for both
-        of_own, of_common = logits[: len(own)], logits[len(own) :]
+        logits = model(torch.cat(x) if len(x) > 1 else x[0]).flatten(0, -2)  # one forward pass for both
+        taken = len(own) + len(common)
+        border = len(own) * (len(logits) // taken)
+        of_own, of_common = logits[:border], logits[border:]
 
         labelled, y = of_own, none
         if labels != "none":
@@ -121,21 +123,22 @@ def fit(
         student = teacher = weights = revised = None
         if target is not None:
             student, index = (of_common, common) if distil_transfer else (of_own, own)
-            teacher = target.logits[index]
-            weights = None if target.weights is None else target.weights[index]
-            revised = None if target.revised is None else target.revised[index]
+            n = len(node.public if distil_transfer else node.private)
+            teacher = rows_of(target.logits, index, n)
+            weights = None if target.weights is None else rows_of(target.weights, index, n)
+            revised = None if target.revised is None else rows_of(target.revised, index, n)
         among = distil_private or (labels == "all" and known)
         value = loss(Batch(node, labelled, y, student, teacher, weights, revised, known=among and labels != "none"))
         optimiser.step(torch.autograd.grad(value, parameters, materialize_grads=True))
         total += value.detach()
-        node.samples += len(logits)
+        node.samples += taken
     node.steps += steps
     return total / max(steps, 1)
 
 
 def _labels(data: Data, index: Tensor) -> Tensor:
     assert data.y is not None
-    return data.y[index]
+    return rows_of(data.y, index, len(data))
 
 
 def _batches(

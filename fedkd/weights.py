@@ -90,14 +90,14 @@ def check_alike(name: str, federation: Federation, force: bool) -> None:
 
 
 class Ensemble(nn.Module):
-    """The mean of several models' probabilities, as log-probabilities (n, classes)."""
+    """The mean of several models' probabilities, as log-probabilities (n, …, classes)."""
 
     def __init__(self, members: Sequence[Model]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, classes) logits of the mean probability."""
-        logs = torch.stack([member(x).log_softmax(dim=1) for member in self.members])
+        """(n, …, classes) logits of the mean probability."""
+        logs = torch.stack([member(x).log_softmax(dim=-1) for member in self.members])
         mean: Tensor = logs.logsumexp(0) - torch.log(logs.new_tensor(float(len(logs))))
         return mean

@@ -41,12 +41,12 @@ def load_holdings(federation: Federation, client: int) -> Holdings:
             # A model of all is judged on everybody's validation samples, as if each client told how good it is there.
             parts = [_part(federation, source, split, each, "val") for each in range(federation.clients)]
             judged["val"] = _union(parts)
-        return Holdings(source.shape, len(source.classes), None, common, public, judged)
+        return Holdings(source.shape, len(source.outputs), None, common, public, judged, source.token_bytes)
     everybody = range(federation.clients) if federation.built.pools else (client,)
     own = {part: _union([_part(federation, source, split, each, part) for each in everybody]) for part in PARTS}
     val = own["val"] if isinstance(split.val, tuple) else None
     judged |= {"val": val if val else _common(federation, source, split), **test, "local_test": own["local_test"]}
-    return Holdings(source.shape, len(source.classes), own["train"], val, public, judged)
+    return Holdings(source.shape, len(source.outputs), own["train"], val, public, judged, source.token_bytes)
 
 
 def _part(federation: Federation, source: Dataset, split: Deal, client: int, part: str) -> Data:
@@ -68,13 +68,13 @@ def _common(federation: Federation, source: Dataset, split: Deal) -> Data:
     assert not isinstance(split.val, tuple)
     index = source.train[torch.from_numpy(split.val)]
     name = (f"{source.fingerprint} {split.sha256}", federation.partition, SERVER, "val")
-    return _SHARDS.get(name, lambda: Data(source.pixels(index), source.labels[index]))
+    return _SHARDS.get(name, lambda: Data(*source.pairs(index)))
 
 
 def _own(federation: Federation, source: Dataset, client: int, part: str, index: Indices) -> Data:
     """A client's samples at some positions of the training or, for `local_test`, the test array, as it sees them."""
     places = (source.test if part == "local_test" else source.train)[torch.from_numpy(index)]
-    x, y = source.pixels(places), source.labels[places]
+    x, y = source.pairs(places)
     changed = altered(*key(federation))
     if changed is not None and changed.labels is not None and part != "local_test":
         y = torch.from_numpy(changed.labels[index])
@@ -87,7 +87,7 @@ def _own(federation: Federation, source: Dataset, client: int, part: str, index:
 def _test(dataset: str) -> Data:
     """The common test set."""
     source = load(dataset)
-    return Data(source.pixels(source.test), source.labels[source.test])
+    return Data(*source.pairs(source.test))
 
 
 _Key = tuple[str, str, int, str]
@@ -114,11 +114,16 @@ class _Shards:
         with self._turn:
             if key not in self._kept:
                 self._kept[key] = data
-                self._bytes += data.x.nbytes
+                self._bytes += _size(data)
             while self._bytes > self.LIMIT:
                 _, dropped = self._kept.popitem(last=False)
-                self._bytes -= dropped.x.nbytes
+                self._bytes -= _size(dropped)
         return data
+
+
+def _size(data: Data) -> int:
+    """Bytes in memory: labels are as large as the samples where these are text."""
+    return data.x.nbytes + (0 if data.y is None else data.y.nbytes)
 
 
 _SHARDS = _Shards()

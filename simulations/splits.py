@@ -60,6 +60,8 @@ def deal(federation: Federation, dataset: Dataset) -> Deal:
         check_labels(federation.transfer, dataset)
         strategy = partition_strategy(federation.partition)
         parts = _parts(strategy)
+        if any(isinstance(part, Skew) for part in parts):
+            _check_images(dataset)
         for part in parts:
             if isinstance(part, Manifest):
                 if any(isinstance(other, Thinning) for other in parts):
@@ -79,6 +81,8 @@ def _dealt(strategy: Strategy, federation: Federation, dataset: Dataset) -> Deal
         common, rest = hold_out(rest, VALIDATION, stream(federation.seed, "val"), training.labels[rest])
     samples = training.some(rest)
     partition = apply(strategy, samples, federation.clients, federation.seed)
+    if partition.transforms is not None or partition.labels is not None:
+        _check_images(dataset)
     local = strategy.local_test(partition, samples, test, stream(federation.seed, "local_test"))
     train, val = [], []
     for client, shard in enumerate(partition.clients):
@@ -128,8 +132,13 @@ def manifest(federation: Federation) -> Deal:
     """The deal of a federation: made once, then read from the cache by every process.
 
     Raises:
-        UserError: see `deal`.
+        UserError: see `deal`; or the samples are text, and batches of it were to be augmented.
     """
+    for table, settings in (("pretrain", federation.pretrain), ("train", federation.train)):
+        if settings.augment and load(federation.dataset).vocabulary:
+            raise UserError(
+                f"{table}.augment = {settings.augment!r} changes images, but {federation.dataset} is text; leave it out"
+            )
     return _kept(*key(federation))
 
 
@@ -210,6 +219,15 @@ def altered(
             if isinstance(part, Skew):
                 whole = part.alter(whole, training, stream(seed, "skew"))
     return None if whole.transforms is None and whole.labels is None else whole
+
+
+def _check_images(dataset: Dataset) -> None:
+    """Raise PartitionError where samples are text: there are no pixels to change, and no classes to mistake."""
+    if dataset.vocabulary:
+        raise PartitionError(
+            f"it changes images or their labels, but {dataset.name} is text, each token of which is the label of those "
+            "before it; text can be dealt by domain: dirichlet, pathological, by_column(name='domain')"
+        )
 
 
 def _parts(strategy: Strategy) -> tuple[Strategy, ...]:

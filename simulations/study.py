@@ -177,7 +177,7 @@ class Study:
                 "transfer": len(split.transfer),
                 "val": sum(map(len, split.val)) if isinstance(split.val, tuple) else len(split.val),
             }
-            _try_models(federation, dataset.shape, len(dataset.classes))
+            _try_models(federation, dataset.shape, len(dataset.outputs))
         return list(splits.values())
 
     def _describe(self, partitions: list[dict[str, Any]]) -> None:
@@ -311,7 +311,7 @@ def _varying(settings: list[dict[str, Any]]) -> list[str]:
     return [key for key in settings[0] if len({repr(federation.get(key)) for federation in settings}) > 1]
 
 
-def _try_models(federation: Federation, shape: tuple[int, int, int], classes: int) -> None:
+def _try_models(federation: Federation, shape: tuple[int, ...], classes: int) -> None:
     from fedkd.models import build_model
 
     for client, model in enumerate(federation.client_models):

@@ -112,18 +112,19 @@ def transfer_data(dataset: str, transfer: str, seed: int) -> tuple[Data, bool] |
 
     None where there is no transfer set.
 
-    Images of another data set are brought to the size and channels of the federation's own.
+    Images of another data set are brought to the size and channels of the federation's own. Text of another data set
+    must be in the same tokens, in chunks of the same length.
     """
     own, public = load(dataset), transfer_set(transfer)
     if public is None:
         return None
     origin = load(public.source) if public.source else own
     index = origin.train[torch.from_numpy(hold_transfer(public, own, seed).transfer)]
-    x = fitted(origin.pixels(index), own.shape)
-    return Data(x, origin.labels[index]), origin.classes == own.classes
+    x, y = origin.pairs(index)
+    return Data(x if own.vocabulary else fitted(x, own.shape), y), origin.outputs == own.outputs
 
 
-def fitted(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(n, *shape) from (n, channels, height, width) in [0, 1].
 
     Grey is repeated, RGB is weighed as in ITU-R BT.601 (other channels are averaged), and another size is reached by
@@ -139,13 +140,29 @@ def fitted(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 
 def check_labels(transfer: str, dataset: Dataset) -> None:
-    """Raise UserError where labels are asked for that are not those of the data set's own classes."""
+    """Raise UserError where another data set's samples cannot be taken, or its labels are asked for and are others."""
     public = transfer_set(transfer)
-    if public and public.labelled and public.source and load(public.source).classes != dataset.classes:
+    if not public or not public.source:
+        return
+    origin = load(public.source)
+    alike = origin.shape == dataset.shape and origin.vocabulary == dataset.vocabulary
+    if (origin.vocabulary or dataset.vocabulary) and not alike:
+        raise UserError(
+            f"transfer = {transfer!r}: {public.source} has {_described(origin)}, but {dataset.name} has "
+            f"{_described(dataset)}; models of the one cannot predict the other: take text in the same tokens, bytes "
+            "for example, and of the same length"
+        )
+    if public.labelled and origin.outputs != dataset.outputs:
         raise UserError(
             f"transfer = {transfer!r}: {public.source} has other classes than {dataset.name}, so its labels would "
             "teach something else; use labelled=false"
         )
+
+
+def _described(dataset: Dataset) -> str:
+    if not dataset.vocabulary:
+        return "images"
+    return f"chunks of {dataset.shape[0]} out of {len(dataset.vocabulary)} tokens"
 
 
 def _labels(public: Public, origin: Dataset) -> list[int]:

@@ -301,4 +301,4 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def _watched(held: Holdings) -> Watched:
-    return Watched(held.shape, held.classes, held.data, held.val, held.transfer, held.judged)
+    return Watched(**{each.name: getattr(held, each.name) for each in fields(Holdings)})

@@ -16,8 +16,9 @@ from fedkd.train import SGD
 from tests.small import distance, same_weights, samples, weights
 
 SHAPES: list[Shape] = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 17, 9)]
-NAMES = [name for name in ARCHITECTURES.names if not hasattr(ARCHITECTURES.find(parse(name)), "usage")]
-"""All that need no argument; torchvision and checkpoint have files of their own here."""
+FOUND = [name for name in ARCHITECTURES.names if not hasattr(ARCHITECTURES.find(parse(name)), "usage")]
+NAMES = [name for name in FOUND if ARCHITECTURES.build(name).takes == "images"]
+"""All for images that need no argument; torchvision, checkpoint and language models have files of their own here."""
 
 
 def variants(name: str) -> list[str]:

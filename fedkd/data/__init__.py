@@ -1,4 +1,4 @@
-"""Labelled images, prepared once and shared between processes: `load("digits")`, `load("cifar10")`, …"""
+"""Images and text, prepared once and shared between processes: `load("digits")`, `load("python_text")`, …"""
 
 from fedkd.data.cache import cache_root
 from fedkd.data.dataset import Dataset

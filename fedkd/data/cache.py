@@ -84,7 +84,7 @@ def _write(path: Path, made: Prepared) -> None:
     columns = {name: np.ascontiguousarray(column) for name, column in made.columns.items()}
     test = torch.from_numpy(made.test)
     tensors = {
-        "images": torch.from_numpy(made.images),
+        "images": torch.from_numpy(made.samples),
         "labels": torch.from_numpy(made.labels),
         "train": (~test).nonzero().flatten(),
         "test": test.nonzero().flatten(),
@@ -96,6 +96,7 @@ def _write(path: Path, made: Prepared) -> None:
     }
     described = {name: [column.dtype.str, column.shape] for name, column in columns.items()}
     header = {"peak": made.peak, "classes": made.classes, "columns": described, "fingerprint": _hash(made)}
+    header["vocabulary"] = _hexadecimal(made.vocabulary)
     # One name, not one a process: what a killed process left is overwritten, and the lock keeps others away.
     partial = path.with_suffix(".partial")
     try:
@@ -120,7 +121,7 @@ def _read(path: Path) -> Dataset | None:
             }
             return Dataset(
                 name="",
-                images=file.get_tensor("images"),
+                samples=file.get_tensor("images"),
                 peak=header["peak"],
                 labels=file.get_tensor("labels"),
                 classes=tuple(header["classes"]),
@@ -128,6 +129,7 @@ def _read(path: Path) -> Dataset | None:
                 test=file.get_tensor("test"),
                 columns=columns,
                 fingerprint=header["fingerprint"],
+                vocabulary=tuple(map(bytes.fromhex, header.get("vocabulary", []))),
             )
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError):
         return None
@@ -140,7 +142,15 @@ def _column(raw: NDArray[np.uint8], dtype: str, shape: list[int]) -> NDArray[Any
 
 
 def _hash(made: Prepared) -> str:
-    digest = hashlib.sha256(json.dumps([made.peak, made.classes, made.images.shape]).encode())
-    for array in (made.images, made.labels, made.test):
+    described = [made.peak, made.classes, made.samples.shape]
+    if made.vocabulary:
+        described.append(_hexadecimal(made.vocabulary))
+    digest = hashlib.sha256(json.dumps(described).encode())
+    for array in (made.samples, made.labels, made.test):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def _hexadecimal(vocabulary: tuple[bytes, ...]) -> list[str]:
+    # A token may be part of a character only, which JSON has no text for.
+    return [token.hex() for token in vocabulary]

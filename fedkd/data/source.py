@@ -20,21 +20,29 @@ Progress = Callable[[str, int, int], None]
 class Prepared:
     """A data set as arrays in memory, on its way into the cache."""
 
-    images: NDArray[np.uint8]
-    """(n, channels, height, width), contiguous."""
+    samples: NDArray[Any]
+    """(n, channels, height, width) uint8 images, contiguous, or (n, length + 1) tokens of text."""
 
     peak: int
-    """Raw value that stands for 1.0."""
+    """Raw value of an image that stands for 1.0; 0 for text."""
 
     labels: NDArray[np.int64]
     """(n,) in 0..len(classes)-1."""
 
     classes: tuple[str, ...]
     test: NDArray[np.bool_]
-    """(n,) which images are for testing."""
+    """(n,) which samples are for testing."""
 
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Further arrays with first length n."""
+
+    vocabulary: tuple[bytes, ...] = ()
+    """The bytes that each token stands for; empty: images."""
+
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """(n, channels, height, width)."""
+        return self.samples
 
 
 class Source(ABC):

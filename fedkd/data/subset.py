@@ -1,4 +1,4 @@
-"""Fewer images of a data set, for quick studies."""
+"""Fewer samples of a data set, for quick studies."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ SEED = 2025
 
 
 def limited(dataset: Dataset, limit: int) -> Dataset:
-    """`limit` images of a data set, or all where it is 0: training and test images in the proportion that they have.
+    """`limit` samples of a data set, or all where it is 0: training and test ones in the proportion that they have.
 
     Both parts are stratified by class and drawn with a fixed seed: the subset belongs to the data set, not to a study,
-    and a smaller one is not part of a larger one. The images stay where they are; only the border names fewer.
-    Raises UserError where there are not so many images, or a class would have no training image.
+    and a smaller one is not part of a larger one. The samples stay where they are; only the border names fewer.
+    Raises UserError where there are not so many samples, or a class would have none for training.
     """
+    one, kind = ("chunk", "domain") if dataset.vocabulary else ("image", "class")
     there = len(dataset.train) + len(dataset.test)
     if not limit:
         return dataset
     if limit > there:
-        raise UserError(f"{dataset.name}: limit={limit}, but there are {there} images; lower it or leave it out")
+        raise UserError(f"{dataset.name}: limit={limit}, but there are {there} {one}s; lower it or leave it out")
     held = min(max(round(limit * len(dataset.test) / there), 1), limit - 1)
     rng = np.random.default_rng(SEED)
     train, test = (
@@ -35,7 +36,7 @@ def limited(dataset: Dataset, limit: int) -> Dataset:
     missing = set(range(len(dataset.classes))) - set(dataset.labels[train].tolist())
     if missing:
         name = dataset.classes[min(missing)]
-        raise UserError(f"{dataset.name}: limit={limit} leaves no training image of class {name!r}; raise it")
+        raise UserError(f"{dataset.name}: limit={limit} leaves no training {one} of {kind} {name!r}; raise it")
     fingerprint = hashlib.sha256(f"{dataset.fingerprint} {SEED} {limit}".encode()).hexdigest()
     return replace(dataset, train=train, test=test, fingerprint=fingerprint)
 

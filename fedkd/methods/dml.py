@@ -13,7 +13,7 @@ from fedkd.errors import UserError
 from fedkd.knowledge import Knowledge, to_wire
 from fedkd.losses import cross_entropy, kl
 from fedkd.method import Method, Refresh, Wire
-from fedkd.node import Data, Node
+from fedkd.node import Data, Node, rows_of
 from fedkd.spec import STRICT
 from fedkd.streams import stream
 from fedkd.teachers import Teachers, peers_in
@@ -81,15 +81,15 @@ class DML(Method):
         logits = to_wire(client.transfer_logits(), self.wire)
         if client.id not in client.learners:
             return Knowledge(everywhere=logits)  # it is asked but once, before the batches to come
-        return Knowledge(logits=logits[self.common_batch(client, client.round + 1)])
+        return Knowledge(logits=rows_of(logits, self.common_batch(client, client.round + 1), len(client.public)))
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         if self.order == "alternating":
             reports = _latest(server, reports)
         if self.sync == "step" and not server.exchanges_models:
-            index = self.common_batch(server, server.round + 1)
+            index, n = self.common_batch(server, server.round + 1), len(server.public)
             reports = {
-                client: Knowledge(logits=bag["everywhere"][index]) if "everywhere" in bag else bag
+                client: Knowledge(logits=rows_of(bag["everywhere"], index, n)) if "everywhere" in bag else bag
                 for client, bag in reports.items()
             }
         students = tuple(student for student in server.learners if self._learns(server, student, server.round + 1))
@@ -112,7 +112,7 @@ class DML(Method):
         whole = client.transfer
         if self.sync == "step" and whole is not None:
             index = self.common_batch(client, client.round)
-            client.transfer = Data(whole.x[index], None if whole.y is None else whole.y[index])
+            client.transfer = Data(whole.x[index], None if whole.y is None else rows_of(whole.y, index, len(whole)))
         Method.learn(self, client, knowledge)
         client.transfer = whole
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor, nn
 
-Shape = tuple[int, int, int]
-"""(channels, height, width)"""
+from fedkd.errors import UserError
+
+Shape = tuple[int, ...]
+"""(channels, height, width) of an image, or (length,) of a chunk of text"""
+Kind = Literal["images", "text"]
+"""What a network takes."""
 
 
 class Model(nn.Module):
@@ -38,15 +43,31 @@ class Model(nn.Module):
         return logits
 
 
+class LanguageModel(Model):
+    """A `Model` of text: (n, length) int64 tokens in, and at each place logits of the next token out.
+
+    `features` are (n, length, width) and logits (n, length, vocabulary). What comes later changes none of them.
+    """
+
+    def centred(self, x: Tensor) -> Tensor:
+        """The tokens themselves: they are names, not amounts."""
+        return x
+
+
 class Architecture(ABC):
     """How to build a network for given inputs and classes: a frozen pydantic dataclass of its parameters."""
 
+    @property
+    def takes(self) -> Kind:
+        """What its networks take."""
+        return "images"
+
     @abstractmethod
     def build(self, shape: Shape, classes: int) -> Model:
-        """A freshly initialised network.
+        """A freshly initialised network for inputs of the kind that it takes.
 
         Raises:
-            UserError: the inputs are too small for it.
+            UserError: the inputs are too small for it, or too long.
         """
 
     def initial(self, model: Model, client: int) -> Mapping[str, Tensor] | None:  # noqa: ARG002
@@ -58,3 +79,11 @@ class Architecture(ABC):
             UserError: there are no such weights, or they do not fit.
         """
         return None
+
+
+def check_kind(spec: str, architecture: Architecture, shape: Shape) -> None:
+    """Raise UserError where an architecture, written `spec`, takes text and the samples are images, or the reverse."""
+    given: Kind = "text" if len(shape) == 1 else "images"
+    if architecture.takes != given:
+        others = {"text": "gpt or gru", "images": "cnn or mlp"}[given]
+        raise UserError(f"model {spec} takes {architecture.takes}; for {given} use {others}")

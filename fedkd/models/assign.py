@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedkd.errors import UserError
-from fedkd.models.architecture import Architecture, Model, Shape
+from fedkd.models.architecture import Architecture, Model, Shape, check_kind
 from fedkd.spec import Catalogue, parse, terms
 from fedkd.streams import seed_of
 
@@ -102,9 +102,11 @@ def build_model(spec: str, shape: Shape, classes: int, seed: int, purpose: str, 
     """A model whose initial weights depend on (seed, purpose, spec) alone, or are those that the spec names.
 
     Raises:
-        UserError: the inputs are too small for it, or its weights are not there or do not fit.
+        UserError: the inputs are of another kind, or too small or too long for it, or its weights are not there or do
+            not fit.
     """
     architecture = _architecture(spec)
+    check_kind(spec, architecture, shape)
     with _BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, purpose, spec))
         model = architecture.build(shape, classes)

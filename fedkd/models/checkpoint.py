@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedkd.errors import UserError
-from fedkd.models.architecture import Architecture, Model, Shape
+from fedkd.models.architecture import Architecture, Kind, Model, Shape
 from fedkd.models.assign import ARCHITECTURES
 from fedkd.models.blocks.classifier import renamed
 from fedkd.models.blocks.description import Description, described_data, read_description
@@ -65,6 +65,11 @@ class Checkpoint(Architecture):
             UserError: neither the user nor the file says it, or the file must not.
         """
         return self._spec(self._first)
+
+    @property
+    def takes(self) -> Kind:
+        """What the saved model takes."""
+        return self._architecture(self._first).takes
 
     def build(self, shape: Shape, classes: int) -> Model:
         """A network of the saved model's architecture, its own weights still to be taken up."""

@@ -66,7 +66,7 @@ def _features(client: Node, data: Data) -> tuple[Tensor, Tensor]:
     """(n, width) inputs of the student's head, and (n,) labels."""
     model = client.student.eval()
     with torch.no_grad():
-        features = torch.cat([model.features(part) for part in torch.split(data.x, 4096)])
+        features = torch.cat([model.features(part).flatten(0, -2) for part in torch.split(data.x, 4096)])
     assert data.y is not None
     return features, data.y
 

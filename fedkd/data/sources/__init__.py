@@ -12,7 +12,7 @@ SOURCES: Catalogue[Source] = Catalogue("data source", __name__, Source)  # type:
 
 
 LIMIT = "limit"
-"""The parameter that every source has: `npz:FILE(limit=6000)` is a subset of so many images."""
+"""The parameter that every source has: `npz:FILE(limit=6000)` is a subset of so many samples."""
 
 
 def source(text: str) -> tuple[str, Source, int]:
@@ -21,12 +21,13 @@ def source(text: str) -> tuple[str, Source, int]:
     if name not in SOURCES.names:
         hint = nearest(name, SOURCES.names)
         if text and ":" not in text and Path(text).exists():
-            hint = f"to load that file, write {'npz' if text.endswith('.npz') else 'images'}:{text}"
+            kind = {".npz": "npz", ".txt": "text", ".md": "text"}.get(Path(text).suffix, "images")
+            hint = f"to load that file, write {kind}:{text}"
         raise UserError(f"unknown data source {text!r}; {hint}")
     if text.endswith(":"):
         raise UserError(f"data source {text!r}: it is written {SOURCES.find(parse(name)).usage}")
     spec = parse(text)
     limit = spec.arguments.pop(LIMIT, 0)
     if type(limit) is not int or limit < 0:
-        raise UserError(f"data source {name}: limit={limit!r}; it is a number of images, or 0 for all")
+        raise UserError(f"data source {name}: limit={limit!r}; it is a number of samples, or 0 for all")
     return name, SOURCES.build(str(spec)), limit

@@ -24,7 +24,7 @@ class Description:
     model: str
     """spec string"""
     shape: Shape
-    """of the images that it was made for"""
+    """of the images or the text that it was made for"""
     classes: int
 
     @property
@@ -40,11 +40,13 @@ class Description:
 
 
 def described_data(shape: Shape, classes: int) -> str:
-    """Images and classes, for messages.
+    """Images and classes, or text and tokens, for messages.
 
     >>> described_data((1, 28, 28), 10)
     '1×28×28 images of 10 classes'
     """
+    if len(shape) == 1:
+        return f"chunks of {shape[0]} out of {classes} tokens"
     return f"{'×'.join(map(str, shape))} images of {classes} classes"
 
 
@@ -76,10 +78,11 @@ def _described(text: str, path: Path) -> Description:
         model, shape, classes = content["model"], content["shape"], content["classes"]
         if not isinstance(model, str) or any(type(size) is not int or size < 1 for size in (*shape, classes)):
             raise ValueError
-        channels, height, width = shape
+        if len(shape) not in (1, 3):
+            raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{path}: its metadata {KEY!r} are {text[:200]}; they should be like "
             '{"model": "cnn", "shape": [1, 28, 28], "classes": 10}'
         ) from error
-    return Description(model, (channels, height, width), classes)
+    return Description(model, tuple(shape), classes)
