@@ -22,6 +22,8 @@ from analysis.values import (
 
 COSTS = ["bytes", "steps", "samples", "seconds", "tuning_steps", "tuning_samples", "tuning_bytes"]
 QUALITIES = [
+    "bits_per_byte",
+    "start_bits_per_byte",
     "ece",
     "start_ece",
     "personal_accuracy",
@@ -48,6 +50,7 @@ def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
     - `gained`, `lost`: mean shares of all test samples at the last round; `judged_delta`: the change of accuracy that
       they add up to, since the first round that counted them: `delta`, but for a global model that a consolidated
       start made, of which they are counted from there on;
+    - `bits_per_byte`, `start_bits_per_byte`: of text, on test at the last round and at round 0; it compares tokenisers;
     - `ece`, `start_ece`: expected calibration error on test at the last and at the first round that measured it;
     - `personal_accuracy`: final test accuracy of the clients' own models, where there is a global model beside them;
     - of the clients' own models, on test at the last round: `worst_client`, `best_client`, `client_range` (best −
@@ -79,6 +82,8 @@ def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
     result["judged_delta"] = result["accuracy"] - _at(
         test, _first_rounds(round_means(table, "gained")).reindex(last.index)
     )
+    bits = round_means(table, "bits_per_byte")
+    result["bits_per_byte"], result["start_bits_per_byte"] = _at(bits, last), _at(bits, last * 0)
     calibration = round_means(table, "ece")
     result["start_ece"] = _at(calibration, _first_rounds(calibration).reindex(last.index))
     result["ece"] = _at(calibration, last)

@@ -76,7 +76,8 @@ def caption(summary: Summary, part: Part = "accuracy") -> str:
             "of final test accuracy over clients, range: best minus worst client, in points. forgetting: accuracy on "
             "the client's own distribution at round 0 minus at the last round, in points; forgot: share of clients "
             "that lost there. agreement: share of transfer samples where student and merged teacher name the same "
-            "class; teacher accuracy, teacher loss: the merged soft labels against the true transfer labels."
+            "class; teacher accuracy, teacher loss: the merged soft labels against the true transfer labels. bits per "
+            "byte: of test text, last round and start; it compares tokenisers."
         )
     if summary.target is None:
         target = "the best method's mean final accuracy in that partition minus one point"
@@ -172,6 +173,8 @@ _ACCURACY: dict[str, Callable[[Row], str]] = {
 }
 _MANY = ("Holm", "rank")
 _SCORES: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "bits per byte": ("bits_per_byte", _value("bits_per_byte", lambda bits: f"{bits:.3f}")),
+    "at the start": ("start_bits_per_byte", _value("start_bits_per_byte", lambda bits: f"{bits:.3f}")),
     "ece": ("ece", _interval("ece", percent)),
     "personal": ("personal_accuracy", _value("personal_accuracy", percent)),
     "spread": ("client_std", _value("client_std", percent)),

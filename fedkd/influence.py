@@ -51,5 +51,5 @@ def second_moment(features: Tensor) -> Tensor:
     n, width = features.shape
     moment = torch.ones(width + 1, width + 1, dtype=torch.float64, device=features.device)
     moment[:width, :width] = (features.T @ features / n).double()
-    moment[:width, width] = moment[width, :width] = features.double().mean(0)
+    moment[:width, width] = moment[width, :width] = features.mean(0, dtype=torch.float64)
     return moment

@@ -55,6 +55,18 @@ def test_a_global_model_is_what_its_federation_is_about(table: pd.DataFrame) -> 
     assert not [warning for warning in compare(table).warnings if "gained − lost" in warning]
 
 
+def test_bits_per_byte_are_those_of_the_last_round_and_the_start(table: pd.DataFrame) -> None:
+    assert federation_scores(table)["bits_per_byte"].isna().all()
+    losses = table[(table["metric"] == "loss") & (table["split"] == "test")]
+    text = pd.concat([table, losses.assign(metric="bits_per_byte", value=losses["value"] * 2)])
+    found, name = federation_scores(text), one(table, "kd")[0]
+    _, rows = one(table, "kd")
+    for score, number in (("bits_per_byte", 4), ("start_bits_per_byte", 0)):
+        expected = 2 * np.mean([rows[number, client, "test", "loss"] for client in range(3)])
+        assert found.loc[name, score] == pytest.approx(expected)
+    assert "bits per byte" in text_tables(compare(text), "quality")[0].headers
+
+
 def test_pooled_is_its_one_client(table: pd.DataFrame) -> None:
     name, rows = one(table, "pooled")
     found = federation_scores(table).loc[name]
