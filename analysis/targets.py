@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.censoring import Reach, first_reach, median_reach, restricted_mean
 from analysis.table import setting_columns
-from analysis.values import cumulative_bytes, last_rounds, round_means, settings_of
+from analysis.values import cumulative_bytes, last_rounds, round_means, settings_of, start_rounds
 
 SHARES = (0.80, 0.90, 0.95)
 """Shares of the reference's final accuracy that are targets."""
@@ -96,9 +96,12 @@ def reaches(table: pd.DataFrame, targets: "pd.Series[float]", split: str = "test
 
     targets: indexed by federation. Columns `rounds_to_target`, `bytes_to_target`: a `Reach` each, indexed by
     federation; the bytes are those of all clients up to and including that round. Rounds and bytes of a consolidated
-    start are counted like all others. Federations without a target or a curve are left out.
+    start are counted like all others, and nothing arrives before it is complete: what the server scores until then is
+    no model that anybody was given. Federations without a target or a curve are left out.
     """
     curves = round_means(table, split=split)
+    begun = start_rounds(table).reindex(curves.index.get_level_values("federation"))
+    curves = curves[curves.index.get_level_values("round") >= begun.fillna(0).to_numpy()]
     spent = cumulative_bytes(table).reindex(curves.index)
     rows = {}
     for name, curve in curves.groupby(level="federation"):

@@ -142,11 +142,13 @@ def revision(study: Study) -> list[Claim]:
     """8. Label revision helps the same loss where teachers were trained on noisy labels, and more with more noise."""
     claims, margins = [], []
     for partition in study.partitions:
-        revised, plain = (study.by_seed("delta", partition, f"kd(weight=0.9{more})") for more in (_REVISED, ""))
+        plain, revised, both = (
+            study.by_seed("delta", partition, f"kd(weight=0.9{more}")
+            for more in (")", f"{_REVISED})", f"{_REVISED}, select")
+        )
         margins.append(revised - plain)
         claims.append(judge(f"revised − as it is, {partition}, points", paired_difference(revised, plain)))
-        both, alone = (study.by_seed("delta", partition, f"kd(weight=0.9{more}") for more in (_REVISED + ", s", ""))
-        claims.append(judge(f"revised and selected − as it is, {partition}, points", paired_difference(both, alone)))
+        claims.append(judge(f"revised and selected − revised, {partition}, points", paired_difference(both, revised)))
     text = f"margin of revision under {study.partitions[-1]} − margin under {study.partitions[0]}, points"
     return [*claims, judge(text, paired_difference(margins[-1], margins[0]))]
 

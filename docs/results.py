@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="docs/results.md from the results of the shipped recipes")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results folders")
     results = parser.parse_args().results
-    there = [name for name in CLAIMS if (results / name / "study.json").is_file()]
+    there = [name for name in CLAIMS if Study.is_complete(results / name)]
     missing = [name for name in CLAIMS if name not in there]
     text = INTRODUCTION
     if missing:

@@ -26,6 +26,12 @@ class Study:
         order = _in_order(recipe.get("dataset"), table["dataset"])
         return {dataset: cls(table[table["dataset"] == dataset], recipe) for dataset in order}
 
+    @staticmethod
+    def is_complete(folder: Path) -> bool:
+        """Whether every federation of the study has finished."""
+        planned = read_study(folder).get("federations", {}) if folder.is_dir() else {}
+        return bool(planned) and set(planned) <= set(finished(load(folder))["federation"])
+
     @property
     def partitions(self) -> list[str]:
         """In the order of the recipe: the most uniform is first, the most skewed last."""

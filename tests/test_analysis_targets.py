@@ -111,6 +111,17 @@ def test_reaches_count_the_bytes_of_the_start(started: pd.DataFrame) -> None:
     assert found.loc[late[0], "bytes_to_target"].value > found.loc[early[0], "bytes_to_target"].value
 
 
+def test_nothing_arrives_before_its_start_is_complete(started: pd.DataFrame) -> None:
+    # The server scores the model that it is about to hand on: good, but nobody's yet.
+    early = started.copy()
+    at_start = (early["start"] == "kd") & (early["round"] == 0) & (early["metric"] == "accuracy")
+    early.loc[at_start, "value"] = 1.0
+    found = reaches(early, pd.Series(0.3, index=early["federation"].unique()))
+    scores = federation_scores(early)
+    assert {reach.value for reach in found.loc[scores[scores["start"] == "kd"].index, "rounds_to_target"]} == {2}
+    assert {reach.value for reach in found.loc[scores[scores["start"] == "average"].index, "rounds_to_target"]} == {1}
+
+
 def test_the_target_table_compares_methods_from_each_start(started: pd.DataFrame, table: pd.DataFrame) -> None:
     found = target_table(started, "val")
     assert set(found["arm"]) == {"kd from pretrained", "kd from average", "kd from kd"}
