@@ -38,18 +38,23 @@ def tuning(study: Study) -> list[Claim]:
 def cells(study: Study) -> list[Claim]:
     """2. The cell that uniform data choose is worse under skew than the one that skew itself chooses."""
     uniform, skewed = study.partitions[0], study.partitions[-1]
-    final = study.table[study.table["metric"] == "accuracy"]
-    validation = client_values(final, "accuracy", "val").groupby(level=["federation", "round"]).mean()
-    last = validation.groupby(level="federation").tail(1).droplevel("round")
-    chosen = study.scores.assign(validation=last.reindex(study.scores.index))
+    chosen = study.scores
+    for score, metric in (("validation", "accuracy"), ("val_loss", "loss")):
+        values = client_values(study.table, metric, "val").groupby(level=["federation", "round"]).mean()
+        last = values.groupby(level="federation").tail(1).droplevel("round")
+        chosen = chosen.assign(**{score: last.reindex(chosen.index)})
     grids = {
-        place: {score: rows.pivot(index="seed", columns="method", values=score) for score in ("validation", "accuracy")}
+        place: {
+            score: rows.pivot(index="seed", columns="method", values=score)
+            for score in ("validation", "val_loss", "accuracy")
+        }
         for place, rows in chosen.groupby("partition")
     }
     reached = grids[skewed]["accuracy"]
 
     def by_validation(place: str, seed: int) -> str:
-        return str(grids[place]["validation"].loc[seed].idxmax())
+        both = pd.DataFrame({score: grids[place][score].loc[seed] for score in ("validation", "val_loss")})
+        return str(both.sort_values(["validation", "val_loss"], ascending=[False, True], kind="stable").index[0])
 
     def by_other_seeds(place: str, seed: int) -> str:
         # Never by the seed that it is judged on: the best of many cells is lucky there.

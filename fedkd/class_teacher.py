@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedkd import autoencoder
+from fedkd.errors import UserError
 from fedkd.knowledge import Knowledge
 from fedkd.losses import Temperature
 from fedkd.node import Node
@@ -45,7 +46,13 @@ class ClassTeacher:
     """epochs of the autoencoder's training"""
 
     def offer(self, server: Node) -> dict[str, Tensor]:
-        """What clients need to embed samples: the trained encoder."""
+        """What clients need to embed samples: the trained encoder.
+
+        Raises:
+            UserError: the samples are no images.
+        """
+        if len(server.shape) != 3:
+            raise UserError("an autoencoder embeds images, but the samples are text; leave it out of teachers")
         trained = autoencoder.train_once(server.public.x, self.epochs, server.rng("autoencoder"))
         book(server, trained)
         return {_ENCODER + name: value for name, value in trained.network.encoder.state_dict().items()}
@@ -73,7 +80,7 @@ class ClassTeacher:
     def soft_labels(self, server: Node, sums: Tensor, pairs: Tensor) -> Tensor:
         """(classes, classes) log q from `pair_sums` and `pair_counts`; records similarities and boost."""
         found = similarity(sums, pairs)
-        boost = needed_boost(found) if self.boost is None else self.boost
+        boost = needed_boost(found, self.tau) if self.boost is None else self.boost
         server.record("boost", boost)
         if server.classes <= NAMED:
             for a, b in torch.triu_indices(server.classes, server.classes).T.tolist():

@@ -11,6 +11,7 @@ N − 1; the exchange in which it is taken up is booked in the last of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -57,16 +58,17 @@ class Consolidate:
             return 0
         return 1 if self.order == "parallel" else max(clients - 1, 1)
 
-    def check(self, federation: Federation) -> None:
-        """Raise UserError where the clients' models cannot become one."""
+    def check(self, federation: Federation, labelled: bool) -> None:
+        """Raise UserError where the clients' models cannot become one; `labelled`: the transfer set is."""
         check_alike(f"start = {federation.start!r}", federation, force=not self.mean)
         if self.method:
             built = METHODS.build(self.method)
-            if built.refresh != "once" or built.preparations or built.teachers == "self":
+            if built.refresh != "once" or built.preparations or built.teachers != "others":
                 raise UserError(
-                    f"start = {federation.start!r}: {self.method} does not teach with frozen peers alone; "
-                    "kd and dp_kd do"
+                    f"start = {federation.start!r}: {self.method} does not teach with all other clients, frozen as "
+                    "they are; kd and dp_kd do"
                 )
+            built.check(replace(federation, method=self.method), labelled)
         if federation.val == "common":
             raise UserError(f'start = {federation.start!r} orders clients by validation; it needs val = "local"')
         if federation.students or federation.teachers:
@@ -100,7 +102,7 @@ class Consolidate:
             if server.exchanges_models:
                 return {best: bundled(reports, sorted(others))}
             method = METHODS.build(self.method)
-            merged = method.combine(server, collect({i: reports[i] for i in others}))
+            merged = method.gathered(server, collect({i: reports[i] for i in others}))
             return {best: Knowledge(logits=to_wire(merged, method.wire))}
         server.state["order"] = torch.tensor(others)
         return {others[0]: Knowledge(packed_state(server))}

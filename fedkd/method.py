@@ -161,10 +161,7 @@ class Method:
         return Knowledge(logits=to_wire(client.transfer_logits(), self.wire))
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        """What each student is sent: its teachers' predictions, combined at the server, or its teachers' models.
-
-        Beside an autoencoder, which is a teacher like any other but speaks at the client, they are not combined yet.
-        """
+        """What each student is sent: its teachers' predictions, `gathered` at the server, or its teachers' models."""
         if self.class_teacher and server.round == 0 and server.exchange == self.preparations:
             q = self.class_teacher.taught(server, reports)
             return dict.fromkeys(server.learners, Knowledge({SOFT_LABELS: q}))
@@ -181,21 +178,20 @@ class Method:
         merged = {}
         for student, teachers in chosen.items():
             predictions = stack[[ids.index(teacher) for teacher in teachers]]
-            logits = predictions if self.class_teacher else self.merged(server, predictions)
-            merged[student] = Knowledge(offered, logits=to_wire(logits, self.wire))
+            merged[student] = Knowledge(offered, logits=to_wire(self.gathered(server, predictions), self.wire))
         return merged
 
     def global_model(self, server: Node) -> nn.Module | None:  # noqa: ARG002 - methods override it
         """The model that the server holds after `merge`, where it holds one."""
         return None
 
-    def merged(self, node: Node, predictions: Tensor) -> Tensor:
-        """What `combine` makes of the (teachers, n, classes) logits, each revised before where that is asked for."""
-        if self.revision and self.revision.per_teacher:
-            labels = node.distilled.y
-            assert labels is not None
-            predictions = torch.stack([self.revision(teacher, labels)[0] for teacher in predictions])
-        return self.combine(node, predictions)
+    def gathered(self, server: Node, predictions: Tensor) -> Tensor:
+        """What travels of the peers' (teachers, n, classes) logits: what `combine` makes of them, or all of them.
+
+        All, where the client has something to do before: to revise each, or to hear an autoencoder with them.
+        """
+        apart = self.class_teacher or (self.revision and self.revision.per_teacher)
+        return predictions if apart else self.combine(server, predictions)
 
     def combine(self, node: Node, predictions: Tensor) -> Tensor:  # noqa: ARG002 - some methods ask the node
         """(teachers, n, classes) logits → (n, classes): the unweighted mean of the logits."""
@@ -205,7 +201,7 @@ class Method:
         """What the student shall predict; None: there is nothing to distil."""
         if predictions is None:
             return None
-        return self.selected(client, self.revised(client, self.merged(client, predictions)))
+        return self.selected(client, self.revised(client, predictions))
 
     def joined(self, client: Node, predictions: Tensor | None) -> Tensor | None:
         """(teachers, n, classes) logits of all teachers: of the peers, and last of the autoencoder if it is one."""
@@ -216,15 +212,20 @@ class Method:
         own = client.state[SOFT_LABELS][labels].unsqueeze(0)
         return own if predictions is None else torch.cat([predictions, own])
 
-    def revised(self, client: Node, logits: Tensor) -> Target:
-        """The merged (n, classes) logits as a target, revised where that is asked for."""
+    def revised(self, client: Node, predictions: Tensor) -> Target:
+        """What `combine` makes of (teachers, n, classes) logits as a target, revised where that is asked for."""
         on: Literal["private", "transfer"] = "private" if client.exchanges_models else "transfer"
-        if not self.revision or self.revision.per_teacher:
-            return Target(logits, on=on)
+        said = self.combine(client, predictions)
+        if not self.revision:
+            return Target(said, on=on)
         labels = client.distilled.y
         assert labels is not None
-        logits, changed = self.revision(logits, labels)
-        return Target(logits, revised=changed, on=on)
+        if not self.revision.per_teacher:
+            logits, changed = self.revision(said, labels)
+            return Target(logits, on=on, revised=changed, said=said)
+        each = [self.revision(teacher, labels) for teacher in predictions]
+        changed = torch.stack([wrong for _, wrong in each]).any(dim=0)
+        return Target(self.combine(client, torch.stack([z for z, _ in each])), on=on, revised=changed, said=said)
 
     def selected(self, client: Node, target: Target) -> Target:
         """The target with weight 0 for samples that are not to be distilled.
@@ -240,7 +241,7 @@ class Method:
             client.record("revised", float(target.revised.double().mean()), target.on)
         labels = client.distilled.y
         if labels is not None and (self.selection or self.revision):
-            wrong = ~right(target.logits, labels) if target.revised is None else target.revised
+            wrong = ~right(target.unrevised, labels)
             client.record("teacher_wrong", float(wrong.double().mean()), target.on)
             if kept is not None:
                 client.record("selected_wrong", float((wrong & kept).double().mean()), target.on)

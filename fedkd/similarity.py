@@ -54,14 +54,15 @@ def similarity(sums: Tensor, pairs: Tensor) -> Tensor:
     return (filled + filled.T) / 2
 
 
-def needed_boost(similarity: Tensor) -> float:
+def needed_boost(similarity: Tensor, tau: float = 1.0) -> float:
     """What must be added to the diagonal for it to be the largest of each row: the largest gap of any row plus 1e-6.
 
-    0 where it is already. The paper gives a boost for each of its data sets and no rule; this one is ours.
+    Where similarities are divided by a τ above 1, so much more is added that the lead survives it. 0 where it is the
+    largest already. The paper gives a boost for each of its data sets and no rule; this one is ours.
     """
     others = similarity.clone().fill_diagonal_(-torch.inf)
     gap = float((others.amax(dim=1) - similarity.diagonal()).max())
-    return max(0.0, gap + MARGIN)
+    return max(0.0, gap + MARGIN * max(tau, 1.0))
 
 
 def soft_labels(similarity: Tensor, boost: float, tau: float = 1.0) -> Tensor:

@@ -30,6 +30,13 @@ class Target:
     """which samples these are the soft labels of"""
     revised: Tensor | None = None
     """(n,) bool: which soft labels are not the teacher's any more; None: none"""
+    said: Tensor | None = None
+    """(n, classes) what they were before any revision; None: the same"""
+
+    @property
+    def unrevised(self) -> Tensor:
+        """(n, classes) soft labels as they were before any revision."""
+        return self.logits if self.said is None else self.said
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,9 +131,9 @@ def check(federation: Federation) -> None:
             )
         if len(set(ids)) < len(ids):
             raise UserError(f"recipe key {key!r}: {list(ids)} names a client twice")
-    if federation.consolidation:
-        federation.consolidation.check(federation)
     known = labelled(federation.transfer)
+    if federation.consolidation:
+        federation.consolidation.check(federation, known)
     partition_strategy(federation.partition)
     for model in dict.fromkeys(federation.client_models):
         ARCHITECTURES.build(model)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedkd import autoencoder
 from fedkd.class_teacher import SOFT_LABELS, ClassTeacher
 from fedkd.errors import UserError
-from fedkd.method import METHODS
+from fedkd.knowledge import Knowledge
+from fedkd.method import METHODS, Method
+from fedkd.node import Node
 from fedkd.streams import stream
 from fedkd.teachers import choose, class_teacher_in, peers_in
-from tests.small import LABELLED, Outcome, federate, node, same_outcome, small
+from fedkd.train import Target
+from tests.small import LABELLED, Outcome, federate, node, same_outcome, server, small
 from tests.small import own_cache as own_cache
 
 ALONE = 'kd(teachers="autoencoder(epochs=2)")'
@@ -102,8 +106,43 @@ class TestBeside:
         sums = [run(f"dml(reduce='{reduce}', teachers='others+autoencoder(epochs=2)')") for reduce in ("mean", "sum")]
         assert not same_outcome(*sums), "beside one peer it is the second"
 
+    def test_what_peers_said_first_is_heard_in_round_1(self) -> None:
+        method, client = METHODS.build('kd(teachers="others+autoencoder", refresh="every round")'), node(labelled=True)
+        encoder = {f"encoder/{name}": value for name, value in autoencoder.encoder(1).state_dict().items()}
+        peers = torch.randn(2, 14, 3, generator=stream("peers"))
+        method.prepare(client, Knowledge(encoder, logits=peers.half()))
+        heard: list[torch.Tensor] = []
+
+        def listening(at: Node, said: torch.Tensor) -> Target | None:
+            heard.append(said)
+            return Method.target(method, at, said)
+
+        object.__setattr__(method, "target", listening)
+        method.learn(client, Knowledge({SOFT_LABELS: torch.zeros(3, 3)}))
+        assert torch.equal(heard[0][:2], peers.half().float())
+        assert len(heard[0]) == 3
+
+    def test_dp_kd_may_be_taught_by_it_alone(self) -> None:
+        outcome = run('dp_kd(teachers="autoencoder(epochs=2)")')
+        assert not same_outcome(outcome, run("dp_kd"))
+
 
 class TestLimits:
+    def test_text_is_no_image(self) -> None:
+        at = server(labelled=True)
+        at.shape = (16,)
+        with pytest.raises(UserError, match="embeds images"):
+            ClassTeacher().offer(at)
+
+    def test_logits_are_not_compared_with_soft_labels_that_have_none(self) -> None:
+        for inside in ("objective='mse'", "revise='labels(form=\"mse\")'"):
+            with pytest.raises(UserError, match="an autoencoder has none of"):
+                METHODS.build(f"kd(teachers='others+autoencoder', {inside})")
+
+    def test_a_grid_cannot_bring_it_in(self) -> None:
+        with pytest.raises(UserError, match="preparations"):
+            METHODS.build("tuned(method='kd', grid={'teachers': ['others', 'others+autoencoder']})")
+
     @pytest.mark.parametrize("spec", [ALONE, BESIDE])
     def test_labels_and_a_transfer_set_are_needed(self, spec: str) -> None:
         method = METHODS.build(spec)
@@ -120,8 +159,8 @@ class TestLimits:
     def test_it_is_no_start(self) -> None:
         federation = small("fedavg", start=BESIDE, transfer=LABELLED)
         assert federation.consolidation is not None
-        with pytest.raises(UserError, match="frozen peers alone"):
-            federation.consolidation.check(federation)
+        with pytest.raises(UserError, match="all other clients"):
+            federation.consolidation.check(federation, True)
 
     def test_its_bytes_stand_apart_from_those_of_a_search(self) -> None:
         from fedkd.rounds import _added

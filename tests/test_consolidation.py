@@ -199,7 +199,7 @@ def test_more_rounds_of_training_in_a_hand_over_change_the_model_not_the_rounds(
 def _check(of: Federation) -> None:
     plan = of.consolidation
     assert plan is not None
-    plan.check(of)
+    plan.check(of, of.transfer.endswith("labelled=true)"))
 
 
 @pytest.mark.parametrize(
@@ -207,11 +207,15 @@ def _check(of: Federation) -> None:
     [
         ({"start": "worst_client"}, "unknown"),
         ({"start": "kd(weight=2.0)"}, "weight"),
-        ({"start": "dml"}, "frozen peers alone"),
+        ({"start": "dml"}, "frozen as they are"),
         ({"start": "average", "init": "per_client"}, "common start"),
         ({"start": "best_client", "models": "cnn|mlp"}, "cnn at clients 0, 2; mlp at clients 1"),
         ({"start": "kd", "val": "common"}, 'val = "local"'),
         ({"start": "kd", "students": (0,)}, "leave students and teachers out"),
+        ({"start": "kd(teachers='one(1)')"}, "all other clients"),
+        ({"start": "kd(revise='labels')"}, "labelled=true"),
+        ({"start": "dp_kd(mask='supervised')"}, "labelled=true"),
+        ({"start": "dp_kd(revise='labels(per_teacher=true)')", "transfer": small.LABELLED}, "per_teacher"),
         ({"start": 'consolidate(order="sequential")'}, "write consolidate"),
         ({"start": 'consolidate(method="kd", order="random")'}, "order|parallel"),
     ],

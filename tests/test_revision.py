@@ -116,6 +116,15 @@ class TestMseForm:
         )
         assert distance(plain.final(0), mse.final(0)) > 1e-3
 
+    @pytest.mark.parametrize("inside", ["weight=0.9", "temperature=4.0", "objective='js'", "merge_by='probabilities'"])
+    def test_what_it_does_not_read_is_not_given(self, inside: str) -> None:
+        with pytest.raises(UserError, match="mse"):
+            METHODS.build(f"kd(revise='labels(form=\"mse\")', {inside})")
+
+    def test_there_is_nothing_to_tune(self) -> None:
+        with pytest.raises(UserError, match="without temperature, weight"):
+            check("tuned_kd(temperatures=[1.0, 2.0], weights=[0.5], revise='labels(form=\"mse\")')")
+
     @pytest.mark.parametrize("method", ["dml", "dp_kd"])
     def test_only_kd_has_it(self, method: str) -> None:
         with pytest.raises(UserError, match=r"loss of its own, which only kd"):
@@ -179,12 +188,14 @@ class TestMethods:
         logits = {each.id: torch.randn(14, 3, generator=stream("said", each.id)) for each in clients}
         sent = method.merge(at, {client: Knowledge(logits=said) for client, said in logits.items()})
         labels = labels_of(clients[0])
-        others = torch.stack([towards_labels(logits[each], labels, 0.6)[0] for each in (1, 2)])
-        torch.testing.assert_close(sent[0]["logits"], others.mean(0))
-        # What they say together has its arg max at the label: the client has nothing left to revise.
+        assert torch.equal(sent[0]["logits"], torch.stack([logits[1], logits[2]])), "the client hears each"
         target = method.target(clients[0], clients[0].predictions(sent[0]))
         assert target is not None
-        torch.testing.assert_close(target.logits, others.mean(0))
+        revised = [towards_labels(logits[each], labels, 0.6) for each in (1, 2)]
+        torch.testing.assert_close(target.logits, torch.stack([z for z, _ in revised]).mean(0))
+        assert target.revised is not None
+        assert torch.equal(target.revised, revised[0][1] | revised[1][1])
+        assert torch.equal(target.unrevised, (logits[1] + logits[2]) / 2)
 
     def test_dp_kd_compares_what_was_said_and_learns_what_was_revised(self) -> None:
         revised, plain = (METHODS.build(f"dp_kd({inside})") for inside in ('revise="labels(eta=0.8)"', ""))
@@ -200,6 +211,10 @@ class TestMethods:
         expected = towards_labels(teacher[0], labels_of(client), 0.8)[0]
         assert torch.equal(with_revision.logits[from_teacher], expected[from_teacher])
         assert torch.equal(with_revision.logits[~from_teacher], without.logits[~from_teacher])
+        assert with_revision.revised is not None
+        wrong = teacher[0].argmax(1) != labels_of(client)
+        assert torch.equal(with_revision.revised, wrong & from_teacher), "its own past is nobody's mistake"
+        assert torch.equal(with_revision.unrevised, without.logits)
         with pytest.raises(UserError, match="per_teacher"):
             check('dp_kd(revise="labels(per_teacher=true)")')
 

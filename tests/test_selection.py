@@ -103,6 +103,28 @@ class TestControls:
         assert target.weights is not None
         assert torch.equal(target.weights.bool(), right)
 
+    @pytest.mark.parametrize("revise", ["labels(eta=0.2)", "labels(eta=0.2, per_teacher=true)"])
+    @pytest.mark.parametrize("select", ["teacher_correct", "confidence(keep=0.5)"])
+    def test_a_revision_does_not_change_what_the_teacher_is_taken_for(self, select: str, revise: str) -> None:
+        client, labels = labelled_node()
+        logits = torch.randn(14, 3, generator=stream("sure"))
+        kept = mask(select, client, logits)
+        method = METHODS.build(f"kd(revise='{revise}', select='{select}')")
+        target = method.target(client, logits.unsqueeze(0))
+        assert target is not None
+        assert target.weights is not None
+        assert torch.equal(target.weights.bool(), kept)
+        wrong = logits.argmax(1) != labels
+        told = {name: value for (_, name), value in client.records.items()}
+        assert told == pytest.approx(
+            {
+                "selected": float(kept.double().mean()),
+                "revised": float(wrong.double().mean()),
+                "teacher_wrong": float(wrong.double().mean()),
+                "selected_wrong": float((wrong & kept).double().mean()),
+            }
+        )
+
     def test_with_a_perfect_teacher_teacher_correct_is_none(self) -> None:
         outcome = []
         for spec in ("kd", 'kd(select="teacher_correct")', 'kd(select="teacher_correct", revise="labels(eta=0.5)")'):
@@ -270,13 +292,34 @@ class TestInfluence:
             h, val = model.features(client.public.x), model.features(client.val.x)
             p, held = model.head(h).softmax(1), model.head(val).softmax(1)
             soft = (model.head(h) / 2).softmax(1)
-        change = 0.4 * (2 * (soft - (teacher / 2).softmax(1)) - (p - one_hot(labels, 3)))
+        # A labelled transfer batch has as many private samples beside it, and cross-entropy is the mean over both.
+        change = 0.4 * (2 * (soft - (teacher / 2).softmax(1)) - (p - one_hot(labels, 3)) / 2)
         curvature = torch.zeros(3, 3)
-        for weight, q in ((0.6, p), (0.4, soft)):
+        for weight, q in ((0.6 / 2, p), (0.4, soft)):
             curvature += weight * (torch.diag(q.mean(0)) - q.T @ q / 14)
         mean = float(curvature.trace() * second_moment(h).trace()) / (3 * 9)
         gradient = validation_gradient(val, held - one_hot(client.val.y, 3))
-        torch.testing.assert_close(scores, last_layer_influence(h, change, curvature, gradient, 0.05 * mean))
+        expected = last_layer_influence(h, change, curvature, gradient, 0.05 * mean)
+        torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-6)
+
+    def test_the_two_losses_are_those_of_training(self) -> None:
+        """What changes in the loss of a training step when one sample is distilled, by its derivative."""
+        client, labels = labelled_node()
+        teacher = torch.randn(14, 3, generator=stream("teacher"))
+        method = METHODS.build('kd(temperature=2.0, weight=0.4, select="random")')
+        from fedkd.selections.influence import _derivatives
+
+        logits = client.predict(client.public.x)
+        change, _ = _derivatives(client, logits.clone(), labels, Target(teacher), method.loss)
+        own = torch.randn(14, 3, generator=stream("own"))
+        for sample in (0, 5):
+            gradients = []
+            for kept in (1.0, 0.0):
+                z, weights = logits.clone().requires_grad_(), torch.ones(14)
+                weights[sample] = kept
+                batch = Batch(client, torch.cat([own, z]), labels.repeat(2), z, teacher, weights, known=True)
+                gradients.append(14 * torch.autograd.grad(method.loss(batch), z)[0][sample])
+            torch.testing.assert_close(change[sample], gradients[0] - gradients[1])
 
     def test_planted_harm_ranks_below_planted_help(self) -> None:
         client, _ = labelled_node()
@@ -348,6 +391,12 @@ class TestCheck:
         with pytest.raises(UserError, match="every=1"):
             METHODS.build(spec).check(small(spec, transfer=LABELLED), True)
         federate(small("dp_kd(form='sequential', select='random(keep=0.5)')", clients=3, transfer=LABELLED))
+
+    @pytest.mark.parametrize("mode", ["order='alternating'", "sync='step'"])
+    def test_dml_in_turns_selects_anew_for_each(self, mode: str) -> None:
+        spec = f"dml({mode}, select='random(keep=0.5, every=2)')"
+        with pytest.raises(UserError, match="every=1"):
+            METHODS.build(spec).check(small(spec, transfer=LABELLED), True)
 
     @pytest.mark.parametrize("bad", ["random(keep=0.0)", "random(keep=1.1)", "influence(sign=2)", "influence(every=0)"])
     def test_bad_parameters_are_refused(self, bad: str) -> None:

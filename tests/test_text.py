@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedkd.data import Dataset, load
+from fedkd.data.sources import source
 from fedkd.data.text import border
-from fedkd.data.tokens import BYTES, Tokeniser, decode, learnt
+from fedkd.data.tokens import BYTES, decode, learnt
 from fedkd.errors import UserError
 from fedkd.federation import Federation
 from fedkd.node import SERVER, Pretraining, Training
@@ -65,41 +69,73 @@ def of_domain(dataset: Dataset, part: torch.Tensor, domain: str) -> torch.Tensor
 
 class TestTokens:
     @drawn
-    @given(st.binary(max_size=80))
-    def test_encoded_text_is_decoded_to_itself(self, text: bytes) -> None:
+    @given(st.text(max_size=80) | st.text("ab 1é's_\t\n\x1c\x85\u3000", max_size=80))
+    def test_encoded_text_is_decoded_to_itself(self, text: str) -> None:
+        whole = text.encode()
         for tokeniser in (learnt([], BYTES, ""), learnt([PROSE], 275, "")):
-            tokens = tokeniser.encode(text)
-            assert decode(tokens, tokeniser.vocabulary) == text
-            assert sum(len(tokeniser.vocabulary[token]) for token in tokens) == len(text)
+            tokens = tokeniser.encode(whole)
+            assert tokens.dtype == np.int64
+            assert decode(tokens, tokeniser.vocabulary) == whole
+            assert sum(len(tokeniser.vocabulary[token]) for token in tokens) == len(whole)
 
-    def test_without_merges_a_token_is_a_byte(self) -> None:
-        tokeniser = learnt([PROSE], BYTES, "")
-        assert tokeniser.encode(PROSE).tolist() == list(PROSE)
-        assert tokeniser.vocabulary == tuple(bytes([value]) for value in range(256))
+    def test_every_byte_of_a_character_has_its_token(self) -> None:
+        text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000, 7)])).encode()
+        tokeniser = learnt([PROSE], 275, "")
+        assert {*text} == {*range(BYTES)} - {0xC0, 0xC1, *range(0xF5, 0x100)}, "all that are in any text"
+        assert decode(tokeniser.encode(text), tokeniser.vocabulary) == text
+
+    @pytest.mark.parametrize("vocabulary", [BYTES, 275])
+    def test_a_token_below_256_is_that_byte(self, vocabulary: int) -> None:
+        tokeniser = learnt([PROSE], vocabulary, "")
+        assert tokeniser.vocabulary[:BYTES] == tuple(bytes([value]) for value in range(256))
+        assert len({*tokeniser.vocabulary}) == len(tokeniser.vocabulary) == vocabulary
+        assert tokeniser.encode(b"~\x7f\n").tolist() == [126, 127, 10]
+        if vocabulary == BYTES:
+            assert tokeniser.encode(PROSE).tolist() == list(PROSE)
 
     @pytest.mark.parametrize(
         ("text", "vocabulary"), [(PROSE, 275), (b"aaaaaaa aaa aaaa", 259), (lines("tale", 30).encode(), 290)]
     )
     def test_merges_are_those_of_the_published_algorithm(self, text: bytes, vocabulary: int) -> None:
         tokeniser = learnt([text], vocabulary, "")
-        words = [[bytes([value]) for value in word] for word in re.findall(WORDS, text)]
-        assert b"".join(piece for word in words for piece in word) == text
-        number = {bytes([value]): value for value in range(256)}
-        for row, merge in enumerate(tokeniser.merges.tolist()):
+        words, number, merges = spelt(text), {bytes([value]): RANKS.index(value) for value in range(256)}, []
+        for new in tokeniser.vocabulary[BYTES:]:
             pairs = Counter(pair for word in words for pair in pairwise(word))
             most = max(pairs.values())
-            left, right = min((number[a], number[b]) for (a, b), count in pairs.items() if count == most)
-            assert merge == [left, right], row
-            new = tokeniser.vocabulary[left] + tokeniser.vocabulary[right]
-            number[new] = 256 + row
-            words = [joined(word, tokeniser.vocabulary[left], tokeniser.vocabulary[right]) for word in words]
-        assert tokeniser.encode(text).tolist() == [number[piece] for word in words for piece in word]
+            left, right = min((p for p, n in pairs.items() if n == most), key=lambda p: (number[p[0]], number[p[1]]))
+            assert new == left + right
+            number[new] = len(number)
+            merges.append((left, right))
+            words = [joined(word, left, right) for word in words]
+        for other in (text, PROSE, b"that tales' attic says 10010 and aaaaaa"):
+            pieces = [piece for word in spelt(other) for piece in encoded(word, merges)]
+            assert tokeniser.encode(other).tolist() == [tokeniser.vocabulary.index(piece) for piece in pieces]
+
+    @drawn
+    @given(st.text("ab 1é.'s_\t\n\x1c\x85\u3000", max_size=60), st.integers(1, 9))
+    def test_a_text_that_is_read_in_pieces_has_the_tokens_of_the_whole(self, text: str, size: int) -> None:
+        whole = text.encode()
+        one = learnt([PROSE], 275, "")
+        together = one.encode(whole).tolist()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fedkd.data.tokens.PIECE", size)
+            assert learnt([PROSE], 275, "").vocabulary == one.vocabulary
+            assert one.encode(whole).tolist() == together
 
     def test_it_depends_on_how_often_words_are_there_and_on_nothing_else(self) -> None:
-        words = re.findall(WORDS, PROSE)
+        words = [b"".join(word) for word in spelt(PROSE)]
         one, other = learnt(words, 270, ""), learnt(words[::-1], 270, "")
-        assert np.array_equal(one.merges, other.merges)
-        assert not np.array_equal(one.merges, learnt([*words, *words[:1] * 9], 270, "").merges)
+        assert one.vocabulary == other.vocabulary
+        assert one.vocabulary != learnt([*words, *words[:1] * 9], 270, "").vocabulary
+
+    def test_it_is_the_same_in_every_process(self) -> None:
+        text = b"".join(bytes(permutation) + b" " for permutation in permutations(b"abcd"))  # nothing but ties
+        script = f"from fedkd.data.tokens import learnt\nprint(learnt([{text!r}], 275, '').vocabulary)"
+        own = {"PYTHONHASHSEED": "1", "RAYON_NUM_THREADS": "3"}
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ | own
+        )
+        assert done.stdout.strip() == str(learnt([text], 275, "").vocabulary)
 
     def test_it_makes_text_shorter(self) -> None:
         text = lines("tale", 200).encode()
@@ -108,13 +144,23 @@ class TestTokens:
     def test_more_tokens_than_the_words_give_are_refused(self) -> None:
         with pytest.raises(UserError, match=r"text: vocabulary=300, but with 259 tokens every word is one; lower it"):
             learnt([b"abc abc"], 300, "text")
+        assert learnt([b"abc abc"], 259, "text").encode(b"abc abc").tolist() == [257, 258]
 
     def test_nothing_is_encoded_as_nothing(self) -> None:
         assert learnt([PROSE], 270, "").encode(b"").tolist() == []
-        assert Tokeniser(np.empty((0, 2), np.int64)).encode(b"").tolist() == []
+        assert learnt([], BYTES, "").encode(b"").tolist() == []
 
 
-WORDS = rb" ?[A-Za-z_\x80-\xff]+| ?[0-9]+| ?[^\sA-Za-z_0-9\x80-\xff]+|\s+(?!\S)|\s+"
+WORDS = r"'(?:s|t|re|ve|m|ll|d)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+"
+RANKS = [*range(33, 127), *range(161, 173), *range(174, 256), *range(33), *range(127, 161), 173]
+"""Bytes in the order of the library's alphabet: what is visible in Latin-1, then what is not."""
+
+
+def spelt(text: bytes) -> list[list[bytes]]:
+    """The words of a text as single bytes."""
+    words = [[bytes([value]) for value in word.encode()] for word in re.findall(WORDS, text.decode())]
+    assert b"".join(piece for word in words for piece in word) == text
+    return words
 
 
 def joined(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
@@ -125,6 +171,13 @@ def joined(word: list[bytes], left: bytes, right: bytes) -> list[bytes]:
         made.append(b"".join(word[:size]))
         word = word[size:]
     return made
+
+
+def encoded(word: list[bytes], merges: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """A word after all merges, one after the other."""
+    for left, right in merges:
+        word = joined(word, left, right)
+    return word
 
 
 class TestChunks:
@@ -205,6 +258,16 @@ class TestChunks:
     def test_every_parameter_gives_another_data_set(self, library: Path) -> None:
         settings = ["", "(length=32)", "(test=0.2)", "(vocabulary=260)"]
         assert len({load(f"text:{library}{each}").fingerprint for each in settings}) == 4
+
+    @pytest.mark.parametrize("text", ["python_text", "text:{library}"])
+    def test_another_version_of_what_learns_pairs_prepares_them_again(
+        self, library: Path, text: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain, pairs = (source(text.format(library=library) + each)[1] for each in ("", "(vocabulary=300)"))
+        before = plain.stamp(), pairs.stamp()
+        monkeypatch.setattr("fedkd.data.text.version", lambda _: "0")
+        assert plain.stamp() == before[0], "bytes need no learning"
+        assert pairs.stamp() != before[1]
 
 
 class TestDomains:

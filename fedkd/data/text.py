@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import numpy as np
@@ -42,6 +43,11 @@ class TextSource(Source):
     """tokens of a chunk"""
     test: Annotated[float, Interval(gt=0, lt=1)] = 0.1
     """share at the end of each document that is for testing, from the next line on"""
+
+    def chunking(self) -> list[object]:
+        """What chunks depend on besides the documents, for `stamp`: the parameters, and what learns byte pairs."""
+        learning = [] if self.vocabulary == BYTES else [f"tokenizers {version('tokenizers')}"]
+        return [self.vocabulary, self.length, self.test, *learning]
 
     @abstractmethod
     def documents(self, progress: Progress) -> Sequence[Document]:

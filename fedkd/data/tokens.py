@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 
 from fedkd.errors import UserError
 
@@ -17,8 +19,10 @@ Tokens = NDArray[np.int64]
 BYTES = 256
 """Tokens that need no learning."""
 
-# No token crosses the border of a word: letters, digits or signs, each with a space before them, or other whitespace.
-_WORD = re.compile(rb" ?[A-Za-z_\x80-\xff]+| ?[0-9]+| ?[^\sA-Za-z_0-9\x80-\xff]+|\s+(?!\S)|\s+")
+SINGLE = tuple(bytes([value]) for value in range(BYTES))
+"""What they stand for: each byte for itself."""
+PIECE = 2**16
+"""Characters that the library is given at once, and the rest of the last word: it needs some hundred bytes for each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,60 +30,47 @@ class Tokeniser:
     """Byte pair encoding: every byte is a token, and pairs that were frequent where it was learnt are further ones.
 
     Sennrich, Haddow & Birch 2016, arXiv 1508.07909, on bytes as in Radford et al. 2019, so that any text can be
-    encoded and no token is unknown. Without merges a token is a byte.
+    encoded and no token is unknown. No token crosses the border of a word: letters, digits or other signs, each with
+    a space before them, an English ending such as 's, or other whitespace.
     """
 
-    merges: Tokens
-    """(m, 2): token 256 + i stands for the pair of tokens in row i; rows are in the order in which they were learnt"""
-
-    @cached_property
-    def vocabulary(self) -> tuple[bytes, ...]:
-        """The bytes that each token stands for."""
-        known = [bytes([value]) for value in range(BYTES)]
-        for left, right in self.merges.tolist():
-            known.append(known[left] + known[right])
-        return tuple(known)
+    vocabulary: tuple[bytes, ...] = SINGLE
+    """the bytes that each token stands for; a token below 256 is that byte"""
+    encoder: Tokenizer | None = None
+    """the library's tokeniser, which numbers tokens in its own order; None: a token is a byte"""
+    numbers: Tokens = field(default_factory=lambda: np.arange(BYTES))
+    """(v,) our number of each of the encoder's tokens"""
 
     def encode(self, text: bytes) -> Tokens:
-        """(t,) tokens of a text; the bytes that they stand for are the text again."""
-        if not len(self.merges):
+        """(t,) tokens of a text in UTF-8; the bytes that they stand for are the text again."""
+        if self.encoder is None:
             return np.frombuffer(text, np.uint8).astype(np.int64)
-        places: dict[bytes, int] = {}
-        occurring = np.array([places.setdefault(word, len(places)) for word in _WORD.findall(text)], np.int64)
-        # Each word is encoded once, however often it occurs.
-        tokens, word = _spelt(places)
-        for new, pair in enumerate(self.merges, start=BYTES):
-            tokens, word = _merged(tokens, word, pair, new)
-        sizes = np.bincount(word, minlength=len(places))
-        starts = np.cumsum(sizes) - sizes
-        long = sizes[occurring]
-        within = np.arange(long.sum()) - np.repeat(np.cumsum(long) - long, long)
-        encoded: Tokens = tokens[np.repeat(starts[occurring], long) + within]
-        return encoded
+        found = [np.empty(0, np.int64)]
+        for piece in _pieces(text):
+            (encoded,) = self.encoder.encode_batch_fast([piece])
+            found.append(self.numbers[encoded.ids])
+        return np.concatenate(found)
 
 
 def learnt(texts: Iterable[bytes], vocabulary: int, where: str) -> Tokeniser:
     """The tokeniser of `vocabulary` tokens whose merges are the most frequent pairs in `texts`, one after the other.
 
-    Of equally frequent pairs, the one with the lowest tokens: it depends on the texts alone. Raises UserError where
-    the texts have no more pairs to merge.
+    Texts are in UTF-8. Of equally frequent pairs, the one with the lowest tokens in the encoder's order: it depends on
+    the texts alone. Raises UserError where the texts have no more pairs to merge.
     """
-    counts = Counter(word for text in texts for word in _WORD.findall(text)) if vocabulary > BYTES else Counter()
-    tokens, word = _spelt(counts)
-    often = np.array([*counts.values()], np.int64)
-    merges = np.empty((vocabulary - BYTES, 2), np.int64)
-    for row in range(len(merges)):
-        neighbours = np.flatnonzero(word[:-1] == word[1:])
-        if not len(neighbours):
-            raise UserError(
-                f"{where}: vocabulary={vocabulary}, but with {BYTES + row} tokens every word is one; lower it"
-            )
-        pairs = tokens[neighbours] * vocabulary + tokens[neighbours + 1]
-        found, which = np.unique(pairs, return_inverse=True)
-        best = found[np.bincount(which, often[word[neighbours]]).argmax()]
-        merges[row] = divmod(int(best), vocabulary)
-        tokens, word = _merged(tokens, word, merges[row], BYTES + row)
-    return Tokeniser(merges)
+    if vocabulary == BYTES:
+        return Tokeniser()
+    encoder = Tokenizer(BPE())
+    encoder.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    trainer = BpeTrainer(vocab_size=vocabulary, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+    encoder.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
+    if (reached := encoder.get_vocab_size()) < vocabulary:
+        raise UserError(f"{where}: vocabulary={vocabulary}, but with {reached} tokens every word is one; lower it")
+    values, numbers = _alphabet(), encoder.get_vocab()
+    spelt = [bytes(values[character] for character in token) for token in sorted(numbers, key=numbers.__getitem__)]
+    known = (*SINGLE, *(token for token in spelt if len(token) > 1))
+    places = {token: place for place, token in enumerate(known)}
+    return Tokeniser(known, encoder, np.array([places[token] for token in spelt]))
 
 
 def decode(tokens: Tokens, vocabulary: tuple[bytes, ...]) -> bytes:
@@ -87,22 +78,19 @@ def decode(tokens: Tokens, vocabulary: tuple[bytes, ...]) -> bytes:
     return b"".join([vocabulary[token] for token in tokens.tolist()])
 
 
-def _spelt(words: Iterable[bytes]) -> tuple[Tokens, Tokens]:
-    """(tokens, number of the word that each belongs to) of words as bytes, one after the other."""
-    spelt = [*words]
-    tokens = np.frombuffer(b"".join(spelt), np.uint8).astype(np.int64)
-    return tokens, np.repeat(np.arange(len(spelt)), [len(word) for word in spelt])
+def _pieces(text: bytes) -> Iterator[str]:
+    """The text in pieces whose tokens are those of the whole."""
+    # A word ends where a space or a new line follows its last letter, digit or sign, whatever comes after.
+    pieces = re.finditer(rf".{{{PIECE}}}.*?\S(?=[ \n])|.+", text.decode(), re.DOTALL)
+    return (piece.group() for piece in pieces)
 
 
-def _merged(tokens: Tokens, word: Tokens, pair: Tokens, new: int) -> tuple[Tokens, Tokens]:
-    """Tokens and words with the token `new` in place of every `pair` within a word, from left to right."""
-    left, right = pair
-    here = np.flatnonzero((tokens[:-1] == left) & (tokens[1:] == right) & (word[:-1] == word[1:]))
-    if left == right and len(here):
-        # In aaa the pair is there twice, and the second lacks its first half once the first is merged.
-        begins = np.diff(here, prepend=-2) > 1
-        run = here[begins][np.cumsum(begins) - 1]
-        here = here[(here - run) % 2 == 0]
-    tokens = tokens.copy()
-    tokens[here] = new
-    return np.delete(tokens, here + 1), np.delete(word, here + 1)
+def _alphabet() -> dict[str, int]:
+    """The byte that each character of the library's byte-level alphabet stands for.
+
+    A byte that is a visible character in Latin-1 is written as that; the others are, in order, the characters from 256
+    on.
+    """
+    visible = [value for value in range(BYTES) if chr(value).isprintable() and value != ord(" ")]
+    others = [value for value in range(BYTES) if value not in visible]
+    return {chr(value): value for value in visible} | {chr(BYTES + i): value for i, value in enumerate(others)}

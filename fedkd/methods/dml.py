@@ -14,6 +14,7 @@ from fedkd.knowledge import Knowledge, to_wire
 from fedkd.losses import cross_entropy, kl
 from fedkd.method import Method, Refresh, Wire
 from fedkd.node import Data, Node, rows_of
+from fedkd.selection import Ranked
 from fedkd.spec import STRICT
 from fedkd.streams import stream
 from fedkd.teachers import Teachers, peers_in
@@ -65,6 +66,12 @@ class DML(Method):
         if self.class_teacher and (self.order, self.sync) != ("simultaneous", "round"):
             raise UserError(
                 'method dml: an autoencoder among the teachers needs order = "simultaneous" and sync = "round"'
+            )
+        together = (self.order, self.sync) == ("simultaneous", "round")
+        if isinstance(self.selection, Ranked) and self.selection.every > 1 and not together:
+            raise UserError(
+                f"method dml: select = {self.select!r} would hold for rounds in which a client does not learn, or "
+                "learns on another batch; use every=1"
             )
         if self.sync == "step" and federation.train.steps != 1:
             found = federation.train.steps or f"0 (and epochs = {federation.train.epochs})"

@@ -57,7 +57,8 @@ class DPKD(Method):
     revise: str = ""
     """how soft predictions that contradict the labels are revised, after the mask has compared them as they were"""
     select: str = ""
-    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth; empty: all are"""
+    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth, or from
+    nothing where it has no labels; empty: all are"""
 
     @property
     def labels(self) -> Labels:
@@ -97,8 +98,7 @@ class DPKD(Method):
 
     def report(self, client: Node) -> Knowledge | None:
         report = Method.report(self, client)
-        assert report is not None
-        return Knowledge(report, score=_score(client)) if self.form == "sequential" else report
+        return Knowledge(report, score=_score(client)) if report and self.form == "sequential" else report
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         if self.form == "parallel":
@@ -128,8 +128,10 @@ class DPKD(Method):
         teacher, anchor = self.combine(client, predictions), client.state["anchor"]
         labels = self._labels(client)
         better = confidence(teacher, labels) > confidence(anchor, labels)
-        target = self.revised(client, teacher)
-        return self.selected(client, replace(target, logits=torch.where(better.unsqueeze(1), target.logits, anchor)))
+        target = self.revised(client, predictions)
+        chosen, said = (torch.where(better.unsqueeze(1), z, anchor) for z in (target.logits, teacher))
+        revised = None if target.revised is None else target.revised & better
+        return self.selected(client, replace(target, logits=chosen, revised=revised, said=said))
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None

@@ -15,7 +15,7 @@ from fedkd.method import Method, Wire
 from fedkd.node import Node
 from fedkd.revision import revised_by_mse
 from fedkd.spec import STRICT
-from fedkd.teachers import Teachers
+from fedkd.teachers import Teachers, class_teacher_in
 from fedkd.train import Batch, Labels, Target
 
 
@@ -47,13 +47,24 @@ class KD(Method):
     revise: str = ""
     """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
     select: str = ""
-    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth; empty: all are"""
+    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth, or from
+    nothing where it has no labels; empty: all are"""
 
     @model_validator(mode="after")
     def _mse_has_logits_to_compare(self) -> KD:
-        if self.objective == "mse" and self.merge_by == "probabilities":
+        comparing = f"revise={self.revise!r}" if self._left_to_revision else 'objective="mse"'
+        if self._left_to_revision or self.objective == "mse":
+            if self.merge_by == "probabilities":
+                raise ValueError(
+                    f'{comparing} compares logits, which averaged probabilities have none of; use merge_by="logits"'
+                )
+            if class_teacher_in(self.teachers):
+                raise ValueError(
+                    f"{comparing} compares logits, which an autoencoder has none of; leave it out of teachers"
+                )
+        if self._left_to_revision and (self.temperature, self.weight, self.objective) != (1.0, 0.5, "kl"):
             raise ValueError(
-                'objective="mse" compares logits, which averaged probabilities have none of; use merge_by="logits"'
+                f"{comparing} brings a loss of its own without temperature, weight or objective; leave them out"
             )
         return self
 

@@ -41,7 +41,8 @@ class TunedKD(Search):
     revise: str = ""
     """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
     select: str = ""
-    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth; empty: all are"""
+    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth, or from
+    nothing where it has no labels; empty: all are"""
 
     @cached_property
     def method(self) -> str:

@@ -22,4 +22,4 @@ class Confidence(Ranked):
     """share of samples that are distilled"""
 
     def scores(self, client: Node, target: Target, loss: Loss) -> Tensor:  # noqa: ARG002 - asked of every selection
-        return ensemble.confidence(target.logits, None)
+        return ensemble.confidence(target.unrevised, None)

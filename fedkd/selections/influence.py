@@ -24,7 +24,8 @@ class Influence(Ranked):
 
     The selection by influence is that of Lan et al., arXiv 2404.03693, whose score is not published; this one is ours.
     It is the last-layer influence of the difference between the two losses of a sample: how the student's loss on its
-    own validation samples would change if the sample were distilled rather than learnt from its label.
+    own validation samples would change if the sample were distilled rather than learnt from its label. The curvature is
+    that of the loss of the samples that may be distilled.
     """
 
     keep: Keep = 0.7
@@ -73,12 +74,15 @@ def _features(client: Node, data: Data) -> tuple[Tensor, Tensor]:
 
 def _derivatives(client: Node, logits: Tensor, labels: Tensor, target: Target, loss: Loss) -> tuple[Tensor, Tensor]:
     """(n, classes) gradient with respect to the logits when distilled minus when not, and (classes, classes) mean
-    second derivative of the loss when all are distilled. Both come from the method's own loss."""
+    second derivative of the loss when all are distilled. Both come from the method's own loss, on batches as in
+    training: beside as many private samples where the transfer set has labels, alone where samples are the student's
+    own."""
     z = logits.requires_grad_()
+    beside, twice = (z, labels) if target.on == "private" else (torch.cat([z.detach(), z]), labels.repeat(2))
 
     def gradient(weight: float) -> Tensor:
         weights = torch.full_like(z[:, 0], weight)
-        batch = Batch(client, z, labels, z, target.logits, weights, target.revised, known=True)
+        batch = Batch(client, beside, twice, z, target.logits, weights, target.revised, known=True)
         (found,) = torch.autograd.grad(len(z) * loss(batch), z, create_graph=True, materialize_grads=True)
         return found
 

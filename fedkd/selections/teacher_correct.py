@@ -23,6 +23,4 @@ class TeacherCorrect(Selection):
     def mask(self, client: Node, target: Target, loss: Loss) -> Tensor:  # noqa: ARG002 - asked of every selection
         labels = client.distilled.y
         assert labels is not None
-        if target.revised is not None:  # what was wrong before its revision was wrong
-            return ~target.revised
-        return right(target.logits, labels)
+        return right(target.unrevised, labels)

@@ -161,6 +161,10 @@ class Search(Method):
             raise UserError('trials: sampler = "grid" tries the whole grid; use another sampler, or leave trials at 0')
         for corner in self.corners(Training()):
             given = self.untuned
+            if corner.method.preparations:
+                raise UserError(
+                    f"grid, at {corner.label}: it has preparations of its own and cannot be tuned; tune what it uses"
+                )
             if corner.method.refresh != given.refresh:
                 raise UserError(
                     f"grid, at {corner.label}: refresh decides how cells are tried, and differs from that of "

@@ -27,8 +27,8 @@ class PythonText(TextSource):
     usage = "python_text"
 
     def stamp(self) -> object:
-        """The parameters, and the version of Python."""
-        return [platform.python_version(), self.vocabulary, self.length, self.test]
+        """What decides on chunks, and the version of Python."""
+        return [platform.python_version(), *self.chunking()]
 
     def documents(self, progress: Progress) -> list[Document]:
         """Topics and modules, in the order of their names."""

@@ -32,9 +32,9 @@ class Text(TextSource):
     """path"""
 
     def stamp(self) -> object:
-        """The parameters, and path, size and time of the file, or of everything in the folder."""
+        """What decides on chunks, and path, size and time of the file, or of everything in the folder."""
         stamp = folder_stamp if located(self.argument).is_dir() else file_stamp
-        return [stamp(self.argument), self.vocabulary, self.length, self.test]
+        return [stamp(self.argument), *self.chunking()]
 
     def documents(self, progress: Progress) -> list[Document]:
         """The file, or the folder's files in the order of their names; empty ones are left out."""

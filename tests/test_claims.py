@@ -1,0 +1,76 @@
+"""Verdicts on the shipped studies: every claim can be computed from what its recipe runs, and points the right way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from docs import claims
+from docs.study import Study
+from simulations.recipe import read
+
+BY_SCORES = ("tuning", "weak_teachers", "masks", "reffakd", "revision", "selection")
+"""Claims that ask for nothing but one score a federation."""
+
+
+def study(name: str, better: str = "") -> Study:
+    """A study of the recipe's first data set with made-up scores; methods that begin with `better` are better."""
+    recipe = read(name)
+    first = recipe.federations[0].dataset
+    rows = [
+        {"partition": each.partition, "method": each.method, "seed": each.seed}
+        for each in recipe.federations
+        if each.dataset == first
+    ]
+    made = Study.__new__(Study)
+    made.table, made.recipe, made.scores = pd.DataFrame(), dict(recipe.source), pd.DataFrame(rows)
+    noise = np.random.default_rng(0).normal(0, 0.001, len(rows))
+    lead = [0.2 * (bool(better) and str(method).startswith(better)) for method in made.scores["method"]]
+    for score in ("delta", "accuracy", "success_rate"):
+        made.scores[score] = 0.1 + noise + lead
+    made.scores["lost"] = 0.1 + noise - np.array(lead) / 4
+    return made
+
+
+@pytest.mark.parametrize("name", BY_SCORES)
+def test_every_claim_can_be_judged_from_its_recipe(name: str) -> None:
+    judged = claims.CLAIMS[name][0](study(name))
+    assert judged
+    assert {claim.n for claim in judged} == {len(set(study(name).scores["seed"]))}
+    assert len({claim.text for claim in judged}) == len(judged)
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "held"),
+    [
+        ("tuning", "tuned_kd", "Δ of tuned_kd − "),
+        ("weak_teachers", "dp_kd", ": dp_kd − KL-Dist"),
+        ("reffakd", "reffakd", "reffakd − "),
+        ("revision", "kd(weight=0.9, revise='labels(eta=0.8)')", "revised − as it is"),
+        ("selection", "kd(weight=0.9, select='influence(keep=0.5)')", "influence − "),
+    ],
+)
+def test_a_planted_lead_is_held_and_its_opposite_is_not(name: str, better: str, held: str) -> None:
+    judged = {claim.text: claim.verdict for claim in claims.CLAIMS[name][0](study(name, better))}
+    about = [verdict for text, verdict in judged.items() if held in text and not text.startswith("margin")]
+    assert about
+    assert set(about) == {"held"}
+    others = {"tuning": "kd", "weak_teachers": "kd(weight=1.0)", "revision": "kd(weight=0.9)"}
+    if name in others:
+        worse = study(name)
+        lost = worse.scores["method"] == others[name]
+        worse.scores.loc[lost, ["delta", "success_rate"]] += 0.2
+        worse.scores.loc[lost, "lost"] -= 0.05
+        against = {claim.text: claim.verdict for claim in claims.CLAIMS[name][0](worse)}
+        wanted = {"tuning": "Δ of tuned_kd − Δ of kd", "weak_teachers": "KL-Dist", "revision": "revised − as it is"}[
+            name
+        ]
+        assert {verdict for text, verdict in against.items() if wanted in text} == {"not held"}
+
+
+def test_an_unknown_method_is_told() -> None:
+    with pytest.raises(KeyError, match="no_such"):
+        study("masks").by_seed("delta", "iid", "no_such")
+    with pytest.raises(KeyError, match="methods"):
+        study("revision").by_seed("delta", "iid", "kd(weight=0.9")
