@@ -15,14 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 
 def seconds(methods: Sequence[str], seeds: Sequence[int]) -> float:
     """Of one cold run."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"method={list(methods)!r}", f"seed={list(seeds)!r}"]
-        command = [str(Path(sys.executable).parent / "fedkd"), "run", "quickstart", "--out", f"{folder}/results"]
+        command = [sys.executable, "-m", "simulations.cli", "run", "quickstart", "--out", f"{folder}/results"]
         for setting in settings:
             command += ["--set", setting]
         began = time.monotonic()
