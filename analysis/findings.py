@@ -10,6 +10,7 @@ from analysis.breakdown import class_scores, client_gains, model_scores
 from analysis.comparisons import RANKED_FROM, paired_values
 from analysis.picture import Panel, Picture, picture
 from analysis.ranks import rank_methods
+from analysis.refinement import TEXT_METRIC, keep_levels, loss_against_keep, loss_against_steps, steps_curves
 from analysis.sides import calibration_bars, class_changes, client_spread, gain_against, gain_by_model
 from analysis.standing import arrivals_against, rank_diagram
 from analysis.style import Look, looks
@@ -101,6 +102,7 @@ def draw_findings(
                 _scatter(rows, score, label, styles),
             )
     _teaching(done, rows, styles, add)
+    _refinement(done, names, styles, add)
     models = model_scores(done, block.level)
     if len(models):
         looked = looks(list(dict.fromkeys(str(name) for name in models["model"])))
@@ -144,6 +146,30 @@ def _teaching(
             "on, mean over clients and seeds; bars: intervals over seeds.",
             [("all partitions", partial(accuracy_against_noise, levels, styles=styles))],
             width=5.0,
+            height=3.4,
+        )
+
+
+def _refinement(done: pd.DataFrame, names: Sequence[str], styles: Mapping[str, Look], add: Callable[..., None]) -> None:
+    if not (done["metric"] == TEXT_METRIC).any():
+        return
+    curves = {name: steps_curves(done[done["partition"] == name]) for name in names}
+    add(
+        "loss-steps",
+        "Loss against steps",
+        "Bits per byte of the test text after so many optimiser steps, mean over clients and seeds; bars at the end: "
+        "intervals over seeds. The start is left out.",
+        [(name, partial(loss_against_steps, each, styles=styles)) for name, each in curves.items() if len(each)],
+        height=3.4,
+    )
+    levels = {name: keep_levels(each) for name, each in curves.items()}
+    if any(len(each) for each in levels.values()):
+        add(
+            "loss-keep",
+            "Loss against the share kept",
+            "Bits per byte of the test text at the last round against α, the share of the data that was learnt from, "
+            "mean over clients and seeds; bars: intervals over seeds.",
+            [(name, partial(loss_against_keep, each)) for name, each in levels.items() if len(each)],
             height=3.4,
         )
 

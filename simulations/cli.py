@@ -198,6 +198,41 @@ def partition(
         out.print(f"picture: {escape(str(plot))}")
 
 
+@app.command()
+def refine(
+    corpus: Annotated[str, typer.Argument(help="Text, such as python_text or text:FOLDER.")],
+    results: Annotated[Path, typer.Option("--out", help="Folder of what comes out.")],
+    teacher: Annotated[str, typer.Option(help="Spec of the good model; checkpoint:FILE loads one.")] = (
+        "gpt(layers=4, width=128)"
+    ),
+    reference: Annotated[str, typer.Option(help="Spec of the poor model.")] = "gpt(layers=2, width=64, heads=2)",
+    keep: Annotated[float, typer.Option(help="α, share of the chunks that is kept.")] = 0.5,
+    score: Annotated[str, typer.Option(help="difference, reference, bottom, random or all.")] = "difference",
+    noise: Annotated[float, typer.Option(help="Share of the chunks that are made noise first.")] = 0.0,
+    held: Annotated[float, typer.Option(help="Share that the models learn from; it is not scored.")] = 0.2,
+    teacher_epochs: Annotated[int, typer.Option(min=0, help="0: the teacher is good as it is.")] = 20,
+    reference_epochs: Annotated[int, typer.Option(min=0, help="0: the reference is good as it is.")] = 5,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Chunks a step.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Keep the part of a corpus that a teacher finds easier than a small reference does: manifest, text, figures."""
+    out.print(f"fedkd: refining [bold]{escape(corpus)}[/] → {escape(str(results))}")
+    from fedkd.client import use_one_thread
+    from simulations.refine import Refining
+    from simulations.refine import refine as refined
+    from simulations.waiting import Waiting
+
+    use_one_thread()
+    epochs = (teacher_epochs, reference_epochs)
+    asked = Refining(corpus, teacher, reference, keep, score, noise, held, epochs, lr, batch_size, seed)
+    found = refined(asked, Waiting(out))
+    found.save(results)
+    for line in found.words():
+        out.print(escape(line))
+    out.print(f"manifest.json, scores.parquet, kept.txt and figures: {escape(str(results))}")
+
+
 def _make_report(results: Path, target: float | None = None) -> None:
     from analysis.report import make_report
 

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Interval
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from fedkd import difference, refinement, samplers, top_k
+from fedkd.errors import UserError
+from fedkd.knowledge import Knowledge
+from fedkd.losses import kl
+from fedkd.method import METHODS, Method, Refresh
+from fedkd.methods.local import Local
+from fedkd.models import ARCHITECTURES, Model, restored_model
+from fedkd.node import Node
+from fedkd.samplers import OWN, SOFT, Score
+from fedkd.spec import STRICT
+from fedkd.train import Batch, Target, fit
+from fedkd.weights import packed, unpacked
+
+if TYPE_CHECKING:
+    from fedkd.federation import Federation
+
+THEN = "then/"
+"""Prefix of what belongs to the method of the rounds."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class MiniPLM(Method):
+    """Learn from the samples that a teacher finds easier than a small reference does, and leave out the rest.
+
+    Gu et al., arXiv 2410.17215: the score of a sample is its mean loss a token by the reference minus that by the
+    teacher; the highest are kept, in their order, and learnt from as if there were no others. `score="all"` with
+    `distil=0.5` is their vanilla KD; ours computes the teacher's predictions once instead of at every step.
+    `generated` is sequence-level KD (Kim & Rush 2016, arXiv 1606.07947).
+
+    The federated form is ours. The server trains both models on the transfer set, which is nobody's own, as the
+    [train] table says, and sends them once; clients score their own samples, and with `cut="global"` upload two
+    histograms of 4 KB, one coarse and one of the bin where the cut lies, for one threshold. Then come the rounds of
+    `then`, in as many steps as without a selection. Text is its own label; of images, the transfer set must be
+    labelled. Whoever would be left with nothing keeps its best sample.
+
+    Recorded: `kept`, the share that is learnt from; `ngram_diversity`, the share of different 4-grams in it;
+    `teacher_tokens` and `reference_tokens` that the two processed at a client, or the teacher wrote at the server (an
+    online teacher would process `samples` chunks of tokens each round); at the server, what their training took
+    (`teacher_trained_tokens`, `reference_trained_tokens`), and their loss on the transfer set.
+    """
+
+    keep: Annotated[float, Interval(gt=0, le=1)] = 0.5
+    """α, share of its samples, or of all, that is learnt from"""
+    score: Score = "difference"
+    """what is kept: the highest difference, the highest loss by the reference, the lowest difference, any, or all"""
+    cut: Literal["client", "global"] = "client"
+    """whose best: each client's own, or those of all together, which leaves some clients more than others"""
+    teacher: str = ""
+    """spec string of the good model, which may be a checkpoint:FILE; empty: as the first client's"""
+    reference: str = ""
+    """spec string of the poor model, as for the teacher"""
+    teacher_epochs: Annotated[int, Ge(0)] = 12
+    """epochs of the teacher on the transfer set; 0: it is good as it is"""
+    reference_epochs: Annotated[int, Ge(0)] = 6
+    """epochs of the reference on the transfer set"""
+    distil: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """share of KL(teacher ‖ student) in the loss on what is kept, at T = 1; the rest is cross-entropy"""
+    top_k: Annotated[int, Gt(0)] = 16
+    """logits of each of the teacher's predictions that are stored for it"""
+    generated: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """above 0: learn from text that the teacher writes instead, so many chunks for each of the client's own"""
+    then: str = "local"
+    """spec string of the method of the rounds: local, fedavg, or one that exchanges soft predictions, such as kd"""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> MiniPLM:
+        if self.inner.preparations:
+            raise ValueError(f"then={self.then!r} has preparations of its own; use local, fedavg, kd, dml or dp_kd")
+        if self.distil and (self.generated or not isinstance(self.inner, Local)):
+            raise ValueError('distil needs then="local" or "pooled", and own samples instead of generated ones')
+        if len(samplers.ROLES[self.score]) == 2 and not self.generated:
+            models = [(self.teacher, self.teacher_epochs), (self.reference, self.reference_epochs)]
+            if models[0] == models[1]:
+                raise ValueError("teacher and reference are the same, so that no sample differs; change one of them")
+        return self
+
+    @cached_property
+    def inner(self) -> Method:
+        """The method of the rounds."""
+        return METHODS.build(self.then)
+
+    @property
+    def refresh(self) -> Refresh:
+        # What outlives an exchange is kept in the state instead: the two models must not be.
+        return "every round"
+
+    @property
+    def teachers(self) -> str:
+        # Whoever learns asks for the models, whoever may teach.
+        return "self"
+
+    @property
+    def pools(self) -> bool:
+        return self.inner.pools
+
+    @property
+    def has_global_model(self) -> bool:
+        return self.inner.has_global_model
+
+    @property
+    def preparations(self) -> int:
+        return 2 if self._cuts_globally else 1
+
+    @property
+    def _cuts_globally(self) -> bool:
+        return self.cut == "global" and self.score != "all" and not self.generated
+
+    @property
+    def _sent(self) -> tuple[str, ...]:
+        """Which models travel."""
+        if self.generated:
+            return ()
+        asked = samplers.ROLES[self.score]
+        return ("teacher", *asked) if self.distil and "teacher" not in asked else asked
+
+    def check(self, federation: Federation, labelled: bool) -> None:
+        if self._sent or self.generated:
+            if federation.transfer == "private":
+                raise UserError(
+                    'method miniplm: the server trains on the transfer set, but transfer = "private" has none; '
+                    'use transfer = "public(fraction=…)"'
+                )
+            kind = ARCHITECTURES.build(federation.client_models[0]).takes
+            for role in ("teacher", "reference"):
+                spec = getattr(self, role)
+                if spec and ARCHITECTURES.build(spec).takes != kind:
+                    raise UserError(f"method miniplm: {role} = {spec!r} does not take {kind}, which clients hold")
+            if kind == "images" and self.generated:
+                raise UserError("method miniplm: generated = … is written text, but the clients' models take images")
+            if kind == "images" and not labelled:
+                raise UserError(
+                    "method miniplm: teacher and reference learn from the transfer set, whose images have no labels; "
+                    'use transfer = "public(fraction=…, labelled=true)"'
+                )
+        self.inner.check(federation, labelled)
+
+    def setup(self, node: Node) -> None:
+        self.inner.setup(node)
+
+    def report(self, client: Node) -> Knowledge | None:
+        told: dict[str, Tensor] = {}
+        teaches = client.id in client.tutors or self.inner.teachers == "self"
+        when: tuple[Refresh, ...] = ("once", "every round") if client.exchange == 0 else ("every round",)
+        if teaches and self.inner.refresh in when and (client.exchange == 0 or client.round > 0):
+            told |= {THEN + name: value for name, value in (self.inner.report(self._alone(client)) or {}).items()}
+        if client.exchange == 0 and client.id in client.learners and (self._sent or self.generated):
+            told[samplers.CHUNKS] = torch.tensor(len(client.private))
+        if client.exchange > 0 and client.round == 0 and self._cuts_globally:
+            told[samplers.COUNTS] = samplers.histogram(client)
+        return Knowledge(told) if told else None
+
+    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        if server.exchange > 0 and server.round == 0:
+            return samplers.cut(server, reports, self.keep) if self._cuts_globally else {}
+        known = {client: Knowledge(told) for client, report in reports.items() if (told := _under(THEN, report))}
+        merged = self.inner.merge(replace(server, exchange=server.round), known) if known else {}
+        return merged if server.round > 0 else self._begin(server, reports, merged)
+
+    def _begin(
+        self, server: Node, reports: Mapping[int, Knowledge], merged: Mapping[int, Knowledge]
+    ) -> dict[int, Knowledge]:
+        """What each client is sent at the start: the models that it needs, text, and what the inner method says."""
+        needed = ("teacher",) if self.generated else self._sent
+        models = {
+            role: samplers.trained(server, role, self._spec(server, role), getattr(self, f"{role}_epochs"))
+            for role in needed
+        }
+        common = {f"{OWN}{role}/{name}": value for role in self._sent for name, value in packed(models[role]).items()}
+        sent = {}
+        for client in server.learners:
+            own = {THEN + name: value for name, value in merged.get(client, Knowledge()).items()}
+            if samplers.CHUNKS in reports.get(client, ()):
+                own |= common
+                if self.generated:
+                    chunks = difference.wanted(self.generated, int(reports[client][samplers.CHUNKS]))
+                    spec = self._spec(server, "teacher")
+                    own[samplers.TEXT] = samplers.written(server, models["teacher"], spec, client, chunks)
+            if own:
+                sent[client] = Knowledge(own)
+        return sent
+
+    def global_model(self, server: Node) -> nn.Module | None:
+        return self.inner.global_model(server)
+
+    def prepare(self, client: Node, knowledge: Knowledge) -> None:
+        if client.exchange == 2:
+            client.state[samplers.RANGE] = knowledge[samplers.RANGE]
+            return
+        client.state |= {name: value for name, value in knowledge.items() if name.startswith((THEN, samplers.TEXT))}
+        if self.generated:
+            samplers.record(client)
+            return
+        models = {role: self._restored(client, role, knowledge) for role in self._sent}
+        found = samplers.scores(client, self.score, models)
+        if self._cuts_globally:
+            client.state[samplers.SCORES] = found
+        else:
+            keep = 1.0 if self.score == "all" else self.keep
+            client.state[samplers.KEPT] = difference.top(found, keep)
+        if self.distil:
+            # With a cut still to come, the teacher's predictions of what will not be kept are dropped then.
+            data = samplers.learnt_from(client)
+            client.state[SOFT] = refinement.soft_labels(models["teacher"][1], data.x, self.top_k)
+            samplers.count(client, "teacher", data.x)
+        if not self._cuts_globally:
+            samplers.record(client)
+
+    def learn(self, client: Node, knowledge: Knowledge) -> None:
+        if client.round == 1 and self._cuts_globally:
+            samplers.take(client, float(knowledge[samplers.THRESHOLD]))
+            samplers.record(client)
+        if client.round == 1 or self.inner.refresh != "every round":
+            knowledge = Knowledge(_under(THEN, client.state))
+        alone = self._alone(client)
+        if self.distil:
+            fit(alone, self.loss, Target(client.state[SOFT], on="private"), labels=self.inner.labels)
+        else:
+            self.inner.learn(alone, knowledge)
+        client.steps, client.samples = alone.steps, alone.samples
+        client.remember_transfer_logits(None)
+
+    def loss(self, batch: Batch) -> Tensor:
+        assert batch.student is not None
+        assert batch.teacher is not None
+        taught = kl(batch.student, top_k.unpack(batch.teacher, batch.node.classes))
+        return batch.ground_truth(self.distil) + self.distil * taught
+
+    def _alone(self, client: Node) -> Node:
+        """The client as the inner method sees it: with what is learnt from for its data, and as many steps as ever."""
+        steps = client.training.steps_a_round(len(client.private))
+        training = replace(client.training, steps=steps)
+        return replace(client, exchange=client.round, data=samplers.learnt_from(client), training=training)
+
+    def _spec(self, node: Node, role: str) -> str:
+        given: str = getattr(self, role)
+        return given or node.specs[node.learners[0]]
+
+    def _restored(self, client: Node, role: str, knowledge: Knowledge) -> tuple[str, Model]:
+        spec = self._spec(client, role)
+        state = {name: value.to(client.device) for name, value in unpacked(knowledge, f"{OWN}{role}/").items()}
+        return spec, restored_model(spec, client.shape, client.classes, state)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,30 @@
+"""Progress of one long piece of work, with the time left, in lines."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.markup import escape
+
+PATIENCE = 2.0
+"""Seconds of silence between two lines."""
+
+
+class Waiting:
+    """Tells how far each stage of some work is: called with (what, done, total)."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._what = ""
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began = what, now
+        if now - self._told < PATIENCE or done >= total:
+            return
+        self._told, spent = now, now - self._began
+        left = f", about {spent / done * (total - done):.0f} s left" if done else ""
+        self._out.print(f"{escape(what)}: {done} of {total}{left}")
