@@ -177,7 +177,33 @@ def selection(study: Study) -> list[Claim]:
     return claims
 
 
-POINTS, ROUNDS = 100.0, 1.0
+def miniplm(study: Study) -> list[Claim]:
+    """10. Difference sampling's top half teaches more than a random half at equal steps, and the bottom half least."""
+    claims = []
+    for partition in study.partitions:
+        top, bottom, anything, full, poor = (
+            study.by_seed("bits_per_byte", partition, method)
+            for method in (
+                "miniplm(teacher='gpt(layers=2)', keep=0.5)",
+                "miniplm(teacher='gpt(layers=2)', score='bottom')",
+                "miniplm(score='random')",
+                "local",
+                "miniplm(teacher='gpt(layers=2)', score='reference')",
+            )
+        )
+        for text, found in {
+            "top half − random half": paired_difference(top, anything),
+            "top half − full corpus": paired_difference(top, full),
+            "top half − highest reference loss": paired_difference(top, poor),
+        }.items():
+            claims.append(judge(f"{text}, {partition}, bits per byte", found, side="below"))
+        for text, other in {"random half": anything, "full corpus": full, "top half": top}.items():
+            found = paired_difference(bottom, other)
+            claims.append(judge(f"bottom half − {text}, {partition}, bits per byte", found))
+    return claims
+
+
+POINTS, ROUNDS, BITS = 100.0, 1.0, 1.0
 CLAIMS: dict[str, tuple[Callable[[Study], Sequence[Claim]], float]] = {
     "tuning": (tuning, POINTS),
     "cells": (cells, POINTS),
@@ -188,5 +214,6 @@ CLAIMS: dict[str, tuple[Callable[[Study], Sequence[Claim]], float]] = {
     "reffakd": (reffakd, POINTS),
     "revision": (revision, POINTS),
     "selection": (selection, POINTS),
+    "miniplm": (miniplm, BITS),
 }
 """Recipe → what it is asked, and the unit of the answer: points of accuracy, or rounds."""

@@ -82,12 +82,16 @@ def _methods(study: Study) -> Iterator[str]:
     """Mean of every method over the seeds, in percent, points and bytes."""
     keys = ["partition", *(["start"] if "start" in study.scores else []), "method"]
     shares = ["start_accuracy", "accuracy", "delta", "gained", "lost"]
-    yield f"| {' | '.join(keys)} | start | final | Δ | gained | lost | bytes |"
-    yield "|---" * len(keys) + "|--:" * (len(shares) + 1) + "|"
-    means = study.scores.groupby(keys, sort=False)[[*shares, "bytes"]].mean()
+    further = ["bits_per_byte", "bytes"] if study.scores["bits_per_byte"].notna().any() else ["bytes"]
+    heads = ["start", "final", "Δ", "gained", "lost", *(name.replace("_", " ") for name in further)]
+    yield f"| {' | '.join([*keys, *heads])} |"
+    yield "|---" * len(keys) + "|--:" * len(heads) + "|"
+    means = study.scores.groupby(keys, sort=False)[[*shares, *further]].mean()
     for place, row in means.loc[study.partitions].iterrows():
         named = " | ".join(f"`{part}`" for part in (place if isinstance(place, tuple) else (place,)))
-        yield f"| {named} | {' | '.join(_number(100 * row[each]) for each in shares)} | {row['bytes']:,.0f} |"
+        cells = [_number(100 * row[each]) for each in shares]
+        cells += [f"{row[each]:,.0f}" if each == "bytes" else f"{row[each]:.3f}" for each in further]
+        yield f"| {named} | {' | '.join(cells)} |"
 
 
 def _targets(study: Study) -> Iterator[str]:

@@ -261,10 +261,8 @@ def _refuse_diverged(reports: dict[int, Knowledge]) -> None:
         )
 
 
-_SUMMED = {
-    *("bytes_up", "bytes_down", "seconds", "steps", "samples"),
-    *("tuning_bytes", "tuning_steps", "tuning_samples", "encoder_bytes"),
-}
+_SUMMED = {"bytes_up", "bytes_down", "seconds", "steps", "samples", "tuning_steps", "tuning_samples"}
+"""Costs of an exchange; so are the bytes of a preparation, whatever it is called."""
 
 
 def _added(before: list[Row], rows: list[Row], apart: str) -> list[Row]:
@@ -275,7 +273,8 @@ def _added(before: list[Row], rows: list[Row], apart: str) -> list[Row]:
     merged = {row[:3]: row[3] for row in before}
     for client, split, metric, value in rows:
         key = (client, split, metric)
-        merged[key] = merged[key] + value if metric in _SUMMED and key in merged else value
+        costs = metric in _SUMMED or metric.endswith("_bytes")
+        merged[key] = merged[key] + value if costs and key in merged else value
     return [(*key, value) for key, value in merged.items()]
 
 

@@ -115,6 +115,10 @@ class MiniPLM(Method):
         return 2 if self._cuts_globally else 1
 
     @property
+    def preparation(self) -> str:
+        return "refinement"
+
+    @property
     def _cuts_globally(self) -> bool:
         return self.cut == "global" and self.score != "all" and not self.generated
 
