@@ -84,7 +84,13 @@ def draw_similarities(
     for dataset, mine in rows.groupby("dataset", sort=False, observed=True):
         parts: list[Panel] = []
         one = mine["method"].nunique() == 1
+        shown: set[tuple[str, bytes]] = set()
         for (partition, method), part in mine.groupby(["partition", "method"], sort=False, observed=True):
+            # Methods that differ in what they make of the similarities share them.
+            content = (str(partition), similarity_matrix(part).round(9).tobytes())
+            if content in shown:
+                continue
+            shown.add(content)
             names = named.get(str(dataset)) or None
             title = str(partition) if one else f"{partition} · {method}"
             parts.append((title, partial(similarity_heatmap, part, names=names)))

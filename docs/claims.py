@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from analysis.censoring import restricted_difference
 from analysis.claims import Claim, judge
 from analysis.ratios import ratio_of_means
-from analysis.statistics import paired_difference
+from analysis.statistics import interval, paired_difference
 from analysis.targets import arrivals, reading_split, share_targets
 from analysis.values import client_values
 from docs.study import Study
@@ -201,6 +203,17 @@ def miniplm(study: Study) -> list[Claim]:
             found = paired_difference(bottom, other)
             claims.append(judge(f"bottom half − {text}, {partition}, bits per byte", found))
     return claims
+
+
+def noise(folder: Path) -> list[Claim]:
+    """10, on noise. From the manifests of `fedkd refine … --noise`, a folder a seed: more than half is dropped."""
+    manifests = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*/manifest.json"))]
+    kinds = sorted({kind for manifest in manifests for kind in manifest["noise"]})
+    dropped = {kind: pd.Series([float(each["noise"][kind]["dropped"]) for each in manifests]) for kind in kinds}
+    return [
+        judge(f"share of {kind} chunks that is dropped above 50 %, in %", interval(shares), bound=0.5)
+        for kind, shares in dropped.items()
+    ]
 
 
 POINTS, ROUNDS, BITS = 100.0, 1.0, 1.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,6 +72,19 @@ def test_a_planted_lead_is_held_and_its_opposite_is_not(name: str, better: str, 
             name
         ]
         assert {verdict for text, verdict in against.items() if wanted in text} == {"not held"}
+
+
+def test_noise_is_judged_by_what_manifests_say(tmp_path: Path) -> None:
+    for seed in range(5):
+        (tmp_path / str(seed)).mkdir()
+        told = {"shuffled": {"dropped": 0.9 + seed / 100}, "boilerplate": {"dropped": 0.1 + seed / 100}}
+        (tmp_path / str(seed) / "manifest.json").write_text(json.dumps({"noise": told}))
+    judged = claims.noise(tmp_path)
+    assert [(claim.verdict, round(claim.value, 3), claim.n) for claim in judged] == [
+        ("not held", 0.12, 5),
+        ("held", 0.92, 5),
+    ]
+    assert claims.noise(tmp_path / "none") == []
 
 
 def test_an_unknown_method_is_told() -> None:
