@@ -36,8 +36,8 @@ networks, a few clients. They say what holds there, and no more. Made by `python
 folders of `fedkd run RECIPE --report`.
 
 """
-REFINED = """`fedkd refine "python_text(limit=2400)" --teacher "gpt(layers=2)" --noise 0.3 --seed 0 --out results/refine/seed-0`,
-and so on for five seeds; half of the noise are shuffled characters, half one boilerplate text. The teacher knows the
+REFINED = """`fedkd refine "python_text(limit=2400)" --teacher "gpt(layers=2)" --noise 0.3 --seed 0 --out
+results/refine/seed-0`, and so on for five seeds; half of the noise are shuffled characters, half one boilerplate text. The teacher knows the
 boilerplate better than the small reference does, so difference sampling takes it for worth learning.
 
 """
