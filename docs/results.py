@@ -37,8 +37,9 @@ folders of `fedkd run RECIPE --report`.
 
 """
 REFINED = """`fedkd refine "python_text(limit=2400)" --teacher "gpt(layers=2)" --noise 0.3 --seed 0 --out
-results/refine/seed-0`, and so on for five seeds; half of the noise are shuffled characters, half one boilerplate text. The teacher knows the
-boilerplate better than the small reference does, so difference sampling takes it for worth learning.
+results/refine/seed-0`, and so on for five seeds. Half of the noise are shuffled characters, half one boilerplate text.
+The teacher knows the boilerplate better than the small reference does, so difference sampling takes it for worth
+learning.
 
 """
 Judged = dict[str, Sequence[Claim]]
