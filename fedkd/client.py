@@ -110,7 +110,7 @@ def serve(
         node.remember_transfer_logits(judged.transfer_logits)
         started_right = judged.right if started_right is None else started_right
         if node.round > 0 and "logits" in knowledge:
-            metrics |= holdings.judge_teacher(judged.transfer_logits, knowledge["logits"].to(device))
+            metrics |= holdings.judge_teacher(judged.transfer_logits, node.predictions(knowledge))
         if own == 0:
             method.setup(node)
     if own < 0:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fedkd.errors import UserError
 from fedkd.evaluate import accuracy, mean_loss
-from fedkd.knowledge import Knowledge, to_wire
+from fedkd.knowledge import Knowledge, over_the_wire, to_wire
 from fedkd.method import METHODS
 from fedkd.models import Model, restored_model
 from fedkd.node import Node, collect
@@ -102,7 +102,7 @@ class Consolidate:
             if server.exchanges_models:
                 return {best: bundled(reports, sorted(others))}
             method = METHODS.build(self.method)
-            merged = method.gathered(server, collect({i: reports[i] for i in others}))
+            merged = method.gathered(server, collect({i: reports[i] for i in others}, server.classes))
             return {best: Knowledge(logits=to_wire(merged, method.wire))}
         server.state["order"] = torch.tensor(others)
         return {others[0]: Knowledge(packed_state(server))}
@@ -113,7 +113,7 @@ class Consolidate:
         method = METHODS.build(self.method)
         if handed := unpacked(knowledge):
             teacher = client.transfer_logits()
-            knowledge = Knowledge(logits=to_wire(teacher, method.wire).float().unsqueeze(0))
+            knowledge = Knowledge(logits=over_the_wire(teacher, method.wire).unsqueeze(0))
             client.models["student"] = restored_model(client.specs[client.id], client.shape, client.classes, handed)
             client.student.to(client.device)
             client.remember_transfer_logits(None)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
+
+from fedkd import top_k
 
 
 class Knowledge(Mapping[str, Tensor]):
@@ -62,19 +67,43 @@ def _decode(data: bytes) -> Tensor:
 
 
 WIRE_TYPES = {"float16": torch.float16, "float32": torch.float32}
+_TOP = re.compile(r"top\((\d+)\)")
+
+
+def _known(wire: str) -> str:
+    if wire not in WIRE_TYPES and not ((top := _TOP.fullmatch(wire)) and int(top[1])):
+        raise ValueError('it should be "float16", "float32" or "top(K)", the K highest logits of each row')
+    return wire
+
+
+Wire = Annotated[str, AfterValidator(_known)]
+"""How soft predictions travel: as numbers of a type, or the K highest of each row (`top_k.pack`)."""
 
 
 def over_the_wire(logits: Tensor, wire: str) -> Tensor:
-    """`logits` as the other side would read them: rounded to the wire's type, then float32 again.
+    """(…, classes) `logits` as the other side would read them, in float32.
 
     Whatever is compared with soft predictions that travelled passes through here first. Values beyond the
     range of float16 (±65504) are clamped rather than sent as infinities.
     """
-    return to_wire(logits, wire).float()
+    return from_wire(to_wire(logits, wire), logits.shape[-1])
 
 
 def to_wire(logits: Tensor, wire: str) -> Tensor:
-    """`logits` in the type in which they travel, clamped to its range."""
-    dtype = WIRE_TYPES[wire]
+    """(…, classes) `logits` as they travel: in a type, clamped to its range, or as (…, bytes) of the K highest.
+
+    Bytes would hide what is not a number from the server, which must see it: such logits travel whole.
+    """
+    top = _TOP.fullmatch(wire)
+    if top and bool(logits.isfinite().all()):
+        return top_k.pack(logits.flatten(0, -2), int(top[1])).reshape(*logits.shape[:-1], -1)
+    dtype = torch.float16 if top else WIRE_TYPES[wire]
     limit = torch.finfo(dtype).max
     return logits.clamp(-limit, limit).to(dtype)
+
+
+def from_wire(sent: Tensor, classes: int) -> Tensor:
+    """(…, classes) float32 logits of what `to_wire` made."""
+    if sent.dtype != torch.uint8:
+        return sent.float()
+    return top_k.unpack(sent.flatten(0, -2), classes).reshape(*sent.shape[:-1], classes)

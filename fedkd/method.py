@@ -20,7 +20,7 @@ from fedkd import ensemble
 from fedkd.class_teacher import SOFT_LABELS, ClassTeacher
 from fedkd.errors import UserError
 from fedkd.evaluate import right
-from fedkd.knowledge import Knowledge, to_wire
+from fedkd.knowledge import Knowledge, Wire, to_wire
 from fedkd.losses import cross_entropy
 from fedkd.node import Node, collect
 from fedkd.revision import REVISIONS, Revision
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from fedkd.federation import Federation
 
 Refresh = Literal["never", "once", "every round"]
-Wire = Literal["float16", "float32"]
 
 
 class Method:
@@ -48,7 +47,7 @@ class Method:
 
     @property
     def wire(self) -> Wire:
-        """Type in which soft predictions travel."""
+        """How soft predictions travel."""
         return "float16"
 
     @property
@@ -174,7 +173,7 @@ class Method:
         }
         if server.exchanges_models:
             return {student: bundled(reports, teachers) for student, teachers in chosen.items()}
-        stack, ids = collect(reports), sorted(reports)
+        stack, ids = collect(reports, server.classes), sorted(reports)
         merged = {}
         for student, teachers in chosen.items():
             predictions = stack[[ids.index(teacher) for teacher in teachers]]

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Interval
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 
-from fedkd.knowledge import Knowledge
+from fedkd.knowledge import Knowledge, from_wire
 from fedkd.models.architecture import Model, Shape
 from fedkd.spec import STRICT
 from fedkd.streams import stream
@@ -234,14 +234,14 @@ class Node:
         Raises:
             KeyError: the knowledge holds no soft predictions.
         """
-        return decode_predictions(knowledge["logits"]).to(self.device)
+        return decode_predictions(knowledge["logits"], self.classes).to(self.device)
 
 
-def decode_predictions(logits: Tensor) -> Tensor:
-    """(teachers, n, classes) float32 from (n, classes) or (teachers, n, classes) in the wire's type."""
-    return (logits if logits.dim() == 3 else logits.unsqueeze(0)).float()
+def decode_predictions(logits: Tensor, classes: int) -> Tensor:
+    """(teachers, n, classes) float32 from (n, classes) or (teachers, n, classes) as they travelled."""
+    return from_wire(logits if logits.dim() == 3 else logits.unsqueeze(0), classes)
 
 
-def collect(reports: Mapping[int, Knowledge]) -> Tensor:
+def collect(reports: Mapping[int, Knowledge], classes: int) -> Tensor:
     """(clients, n, classes) logits of all reports, in the order of client ids."""
-    return torch.stack([reports[client]["logits"].float() for client in sorted(reports)])
+    return torch.stack([from_wire(reports[client]["logits"], classes) for client in sorted(reports)])

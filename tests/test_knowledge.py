@@ -11,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedkd.errors import UserError
 from fedkd.knowledge import Knowledge, over_the_wire, to_wire
+from fedkd.method import METHODS
+from fedkd.node import Training
+from fedkd.streams import stream
 from fedkd.wire import from_arrays, to_arrays
-from tests.small import drawn, same_knowledge, travelled
+from tests.small import distance, drawn, federate, same_knowledge, small, travelled
+from tests.small import own_cache as own_cache
 
 TENSORS = {
     "float16": torch.tensor([[1.5, -65504.0], [0.1, 6e-8]], dtype=torch.float16),
@@ -132,3 +137,52 @@ class TestOverTheWire:
         clamped = torch.tensor([65504.0, -65504.0, 65504.0, -65504.0, 65504.0, 65504.0])
         assert torch.equal(over_the_wire(logits, "float16"), clamped)
         assert bool(over_the_wire(torch.tensor([float("inf"), float("-inf")]), "float32").isfinite().all())
+
+
+class TestTop:
+    """The highest logits of each row alone: the same for every method, less to send, and nothing hidden."""
+
+    @pytest.mark.parametrize("shape", [(7, 20), (3, 7, 20)])
+    def test_the_highest_come_as_they_were_and_the_rest_share_what_is_left(self, shape: tuple[int, ...]) -> None:
+        logits = torch.randn(*shape, generator=stream("top")) * 3
+        p, found = logits.softmax(-1), over_the_wire(logits, "top(4)").softmax(-1)
+        assert found.shape == logits.shape
+        highest = p.topk(4, dim=-1).indices
+        torch.testing.assert_close(found.gather(-1, highest), p.gather(-1, highest), rtol=2e-3, atol=1e-6)
+        rest = (1 - p.gather(-1, highest).sum(-1)) / 16
+        others = found.scatter(-1, highest, 0.0).sum(-1) / 16
+        torch.testing.assert_close(others, rest, rtol=5e-3, atol=1e-5)
+
+    def test_all_of_them_are_the_prediction(self) -> None:
+        logits = torch.randn(7, 20, generator=stream("top"))
+        torch.testing.assert_close(over_the_wire(logits, "top(20)"), logits.log_softmax(1), rtol=2e-3, atol=2e-3)
+
+    def test_it_is_less_to_send(self) -> None:
+        logits = torch.randn(300, 256, generator=stream("top"))
+        sizes = {wire: Knowledge(z=to_wire(logits, wire)).nbytes for wire in ("float16", "top(16)")}
+        assert sizes["top(16)"] == pytest.approx(sizes["float16"] * 50 / 512, rel=0.02)
+
+    def test_what_is_no_number_is_seen(self) -> None:
+        logits = torch.full((2, 5), float("nan"))
+        assert to_wire(logits, "top(2)").isnan().all()
+
+    @pytest.mark.parametrize(
+        "method", ["kd", "dp_kd", "dml", "dml(sync='step'{})", "dp_kd(form='sequential'{})", "kd(teachers='self'{})"]
+    )
+    def test_methods_learn_from_it(self, method: str) -> None:
+        training = Training(lr=0.1, batch_size=4, steps=1)
+        specs = [
+            method.format(f", wire='{wire}'") if "(" in method else f"{method}(wire='{wire}')"
+            for wire in ("float32", "top(2)", "top(3)")
+        ]
+        whole, two, three = (federate(small(spec, train=training)) for spec in specs)
+        # Of three classes, two and the sum of the rest are all there is, up to float16.
+        assert distance(whole.final(0), two.final(0)) < 2e-3
+        assert distance(whole.final(0), three.final(0)) < 2e-3
+        reported = [bag["logits"] for each in two.reports for bag in each.values() if "logits" in bag]
+        assert all(bag.dtype == torch.uint8 for bag in reported)
+
+    @pytest.mark.parametrize("wire", ["top(0)", "top", "top(-1)", "float64"])
+    def test_other_wires_are_refused(self, wire: str) -> None:
+        with pytest.raises(UserError, match=r"wire.*float16"):
+            METHODS.build(f"kd(wire='{wire}')")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fedkd import ensemble
 from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge, to_wire
+from fedkd.knowledge import Knowledge, Wire, to_wire
 from fedkd.losses import cross_entropy, kl
-from fedkd.method import Method, Refresh, Wire
+from fedkd.method import Method, Refresh
 from fedkd.node import Data, Node, rows_of
 from fedkd.selection import Ranked
 from fedkd.spec import STRICT
@@ -45,7 +45,7 @@ class DML(Method):
     sync: Literal["round", "step"] = "round"
     """how often predictions travel: once a round, or at every step, on one common batch (needs [train] steps = 1)"""
     wire: Wire = "float16"
-    """type in which soft predictions travel"""
+    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the sum of the rest"""
     teachers: Teachers = "others"
     """who teaches: others, or others+autoencoder, which then is one more peer"""
     revise: str = ""

@@ -11,9 +11,9 @@ from torch import Tensor
 from fedkd.ensemble import confidence, most_confident
 from fedkd.errors import UserError
 from fedkd.evaluate import accuracy
-from fedkd.knowledge import Knowledge, over_the_wire
+from fedkd.knowledge import Knowledge, Wire, over_the_wire
 from fedkd.losses import Temperature, kl
-from fedkd.method import Method, Wire
+from fedkd.method import Method
 from fedkd.node import Node
 from fedkd.selection import Ranked
 from fedkd.spec import STRICT
@@ -53,7 +53,7 @@ class DPKD(Method):
     teachers: Teachers = "others"
     """who teaches: others, all (oneself too), self, one(ID), k(NUMBER); +autoencoder beside them, or alone"""
     wire: Wire = "float16"
-    """type in which soft predictions travel"""
+    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the sum of the rest"""
     revise: str = ""
     """how soft predictions that contradict the labels are revised, after the mask has compared them as they were"""
     select: str = ""

@@ -9,9 +9,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedkd import ensemble
-from fedkd.knowledge import Knowledge, over_the_wire
+from fedkd.knowledge import Knowledge, Wire, over_the_wire
 from fedkd.losses import OBJECTIVES, Temperature
-from fedkd.method import Method, Wire
+from fedkd.method import Method
 from fedkd.node import Node
 from fedkd.revision import revised_by_mse
 from fedkd.spec import STRICT
@@ -43,7 +43,7 @@ class KD(Method):
     refresh: Literal["once", "every round"] = "once"
     """once: teachers stay as pre-trained and travel once; every round: they teach what they have learnt since"""
     wire: Wire = "float16"
-    """type in which soft predictions travel"""
+    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the sum of the rest"""
     revise: str = ""
     """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
     select: str = ""

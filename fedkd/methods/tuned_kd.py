@@ -6,8 +6,8 @@ from typing import Annotated
 from annotated_types import Gt, Interval, MinLen
 from pydantic.dataclasses import dataclass
 
+from fedkd.knowledge import Wire
 from fedkd.losses import Temperature
-from fedkd.method import Wire
 from fedkd.spec import STRICT, Spec
 from fedkd.tuning.grid import Grid
 from fedkd.tuning.search import Search
@@ -37,7 +37,7 @@ class TunedKD(Search):
     rounds: Annotated[int, Gt(0)] = 3
     """rounds of training a cell gets before it is judged"""
     wire: Wire = "float16"
-    """type in which soft predictions travel"""
+    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the sum of the rest"""
     revise: str = ""
     """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
     select: str = ""

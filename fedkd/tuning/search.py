@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge
-from fedkd.method import METHODS, Method, Refresh, Wire
+from fedkd.knowledge import Knowledge, Wire
+from fedkd.method import METHODS, Method, Refresh
 from fedkd.node import Node, Training
 from fedkd.tuning.cells import Cell, cell, check_names
 from fedkd.tuning.choosing import begin, go_on, merge_chosen
