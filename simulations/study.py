@@ -308,7 +308,8 @@ def mean_accuracy(rows: list[Row]) -> float:
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:
-    return [key for key in settings[0] if len({repr(federation.get(key)) for federation in settings}) > 1]
+    # As JSON: what an earlier run wrote into study.json has lists where federations have tuples.
+    return [key for key in settings[0] if len({json.dumps(federation.get(key)) for federation in settings}) > 1]
 
 
 def _try_models(federation: Federation, shape: tuple[int, ...], classes: int) -> None:

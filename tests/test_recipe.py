@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from fedkd.errors import UserError
 from fedkd.federation import Federation
 from simulations.recipe import SHIPPED, Recipe, expand, known_keys, read, settings_of
-from simulations.study import identify
+from simulations.study import _varying, identify
 from tests.conftest import written
 
 SWEEP: dict[str, Any] = {
@@ -217,6 +218,13 @@ class TestOverrides:
 
     def test_the_recipe_as_run_is_kept(self) -> None:
         assert self.federations("rounds=7").source == {"method": ["local", "kd"], "rounds": 7, "train.lr": 0.1}
+
+
+def test_what_an_earlier_run_wrote_does_not_vary_from_what_this_one_knows() -> None:
+    now = settings_of(one())
+    written_before = json.loads(json.dumps(now)) | {"seed": 9}
+    assert written_before["students"] == []
+    assert _varying([now, written_before]) == ["seed"]
 
 
 class TestFiles:
