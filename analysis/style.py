@@ -143,6 +143,10 @@ def panels(number: int, width: float = 3.3, height: float = 2.9, extra: float = 
     return figure, axes
 
 
+_LEGEND = 0.6
+"""Inches of legend that `panels` leaves room for."""
+
+
 def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend for all panels, under them, with as many columns as its longest label leaves room for."""
     found: dict[str, Any] = {}
@@ -155,6 +159,10 @@ def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
     columns = max(1, int(figure.get_figwidth() / (0.55 + 0.085 * longest)))
     rows = -(-len(found) // columns)
     columns = -(-len(found) // rows)
+    # A legend of many lines takes room of its own, not that of the panels.
+    lines = [len(name.splitlines()) for name in found]
+    tallest = max(sum(lines[start : start + rows]) for start in range(0, len(lines), rows))
+    figure.set_figheight(figure.get_figheight() + max(0.0, 0.19 * tallest + 0.09 * rows - _LEGEND))
     figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
 
 
