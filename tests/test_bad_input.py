@@ -162,7 +162,7 @@ class TestSpecs:
             ("method=kd(temperature='hot')", ["method kd", "temperature", "number", "found 'hot'"]),
             ("method=kd(weight=1.5)", ["method kd", "weight", "less than or equal to 1", "found 1.5"]),
             ("method=kd(refresh='never')", ["method kd", "refresh", "'once'", "found 'never'"]),
-            ("method=kd(teachers='all')", ["method kd", "teachers", "others", "found 'all'"]),
+            ("method=kd(teachers='everybody')", ["method kd", "teachers", "others", "found 'everybody'"]),
             ("method=kd(teachers='one(9)')", ["one(9)", "0 to 2"]),
             ("method=kd(4.0)", ["kd", "by name", "kd(4.0)"]),
             ("method=kd(temperature=2*2)", ["kd(temperature=…)", "not a literal", "finite numbers"]),

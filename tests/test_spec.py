@@ -232,7 +232,7 @@ class TestCatalogue:
             ("kd(temperature=true)", "temperature", "True"),
             ("kd(temperature=[4.0])", "temperature", "(4.0,)"),
             ("kd(objective='ce')", "objective", "'ce'"),
-            ("kd(teachers='all')", "teachers", "'all'"),
+            ("kd(teachers='everybody')", "teachers", "'everybody'"),
             ("kd(teachers='one(x)')", "teachers", "'one(x)'"),
             ("kd(refresh='sometimes')", "refresh", "'sometimes'"),
             ("local(public=1)", "public", "1"),
