@@ -20,7 +20,7 @@ from docs.claims import CLAIMS, POINTS, noise
 from docs.study import Study
 
 HERE = Path(__file__).parent
-FIGURES = ("starts", "noise", "gain")
+FIGURES = ("starts", "noise", "loss-", "gain")
 """What is shown of a report: the first of these that it drew."""
 INTRODUCTION = """# Results
 
