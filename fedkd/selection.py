@@ -41,9 +41,9 @@ class Ranked(Selection):
     """The share `keep` of samples with the highest scores, anew in every `every`th round."""
 
     @property
+    @abstractmethod
     def keep(self) -> float:
         """Share of samples that are distilled."""
-        raise NotImplementedError
 
     @property
     def every(self) -> int:
