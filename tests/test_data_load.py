@@ -127,6 +127,15 @@ class TestCache:
         one, other, changed = (load(f"npz:{p}") for p in (arrays, tmp_path / "other.npz", tmp_path / "changed.npz"))
         assert one.fingerprint == other.fingerprint != changed.fingerprint
 
+    def test_columns_are_content(self, arrays: Path) -> None:
+        with np.load(arrays) as content:
+            plain = dict(content)
+        seen = set()
+        for columns in ({}, {"writer": np.arange(12)}, {"writer": np.arange(12)[::-1]}, {"site": np.arange(12)}):
+            np.savez(arrays, **plain, **columns)
+            seen.add(load(f"npz:{arrays}").fingerprint)
+        assert len(seen) == 4, "a partition by column depends on them"
+
     def test_the_name_is_the_source_as_given(self, arrays: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(arrays.parent)
         assert load("npz:arrays.npz").name == "npz:arrays.npz"

@@ -277,6 +277,10 @@ class TestHuggingFace:
         torch.testing.assert_close(predicted(model, x), wanted)
         assert torch.equal(model.train()(x).detach(), predicted(model, x))
 
+    def test_its_files_are_told(self, hugging: Path) -> None:
+        files = ARCHITECTURES.build(f"hf_causal:{hugging}").files(0)
+        assert files == (hugging / "config.json", hugging / "model.safetensors")
+
     @pytest.mark.parametrize("prefix", ["", "core."])
     def test_names_have_a_prefix_or_none_and_a_head_of_its_own_is_kept(self, hugging: Path, prefix: str) -> None:
         own = {f"{prefix}wte.weight": torch.rand(VOCABULARY, 6).half(), "lm_head.weight": torch.rand(VOCABULARY, 6)}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedkd.errors import UserError
-from fedkd.models import Model, build_model, restored_model
+from fedkd.models import ARCHITECTURES, Model, build_model, restored_model
 from fedkd.models.architecture import Shape
 from fedkd.models.blocks.description import read_description
 from fedkd.models.checkpoint import save_checkpoint
@@ -132,6 +132,16 @@ class TestClients:
         saved(tmp_path / "model-1.safetensors", "mlp")
         with pytest.raises(UserError, match=r"model-1\.safetensors holds mlp, but .*model-0\.safetensors holds cnn"):
             made(f"checkpoint:{tmp_path}/model-{{client}}.safetensors", client=1)
+
+    def test_the_files_that_the_numbers_depend_on_are_told(self, tmp_path: Path) -> None:
+        one, four = (tmp_path / f"model-{client}.safetensors" for client in (1, 4))
+        saved(one)
+        saved(four)
+        each = ARCHITECTURES.build(f"checkpoint:{tmp_path}/model-{{client}}.safetensors")
+        assert each.files(1) == (one,)
+        assert each.files(4) == (one, four), "the first one says what is built"
+        assert ARCHITECTURES.build(f"checkpoint:{one}").files(4) == (one,)
+        assert ARCHITECTURES.build("cnn").files(0) == ()
 
     def test_no_file_of_any_client_is_said_so(self, tmp_path: Path) -> None:
         (tmp_path / "model-x.safetensors").touch()

@@ -21,7 +21,7 @@ from fedkd.data.dataset import Dataset
 from fedkd.data.source import Prepared
 from fedkd.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 """Raise when the layout of the files or the meaning of a source changes: older files are then left alone."""
 
 
@@ -148,6 +148,9 @@ def _hash(made: Prepared) -> str:
     digest = hashlib.sha256(json.dumps(described).encode())
     for array in (made.samples, made.labels, made.test):
         digest.update(np.ascontiguousarray(array).data)
+    for name, column in sorted(made.columns.items()):
+        digest.update(repr((name, column.dtype.str, column.shape)).encode())
+        digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
 
 

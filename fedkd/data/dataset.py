@@ -45,7 +45,7 @@ class Dataset:
     """Further arrays with one entry a sample (first length n), for example who wrote a digit."""
 
     fingerprint: str
-    """sha256 of the content: samples, labels, classes, peak, vocabulary and border, not how they were stored."""
+    """sha256 of the content: samples, labels, classes, peak, vocabulary, border, columns; not how it was stored."""
 
     vocabulary: tuple[bytes, ...] = ()
     """The bytes that each token stands for; empty: images."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
@@ -79,6 +80,16 @@ class Architecture(ABC):
             UserError: there are no such weights, or they do not fit.
         """
         return None
+
+    def files(self, client: int) -> tuple[Path, ...]:  # noqa: ARG002
+        """The files that the initial weights of a client depend on; what they hold is part of a federation's identity.
+
+        Weights that a name and a checksum determine are no such files.
+
+        Raises:
+            UserError: it cannot be told which files these are.
+        """
+        return ()
 
 
 def check_kind(spec: str, architecture: Architecture, shape: Shape) -> None:

@@ -97,6 +97,10 @@ class Checkpoint(Architecture):
         check_fit(tensors, model.state_dict(), str(path))
         return tensors
 
+    def files(self, client: int) -> tuple[Path, ...]:
+        """The client's file, and the one that says what all of them are."""
+        return tuple(dict.fromkeys((self._first, self._file(client), *self._architecture(self._first).files(client))))
+
     def _architecture(self, path: Path) -> Architecture:
         return ARCHITECTURES.build(self._spec(path))
 

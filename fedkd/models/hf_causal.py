@@ -65,7 +65,7 @@ class HFCausal(Architecture):
         """All tensors in the folder's files."""
         assert isinstance(model.body, Headless)
         found: dict[str, Tensor] = {}
-        for file in sorted(self._folder.glob("*.safetensors")):
+        for file in self._weights:
             found |= read_weights(file)
         if not found:
             raise UserError(f"{self._called}: {self._folder} holds no .safetensors file; nothing else is read")
@@ -82,6 +82,10 @@ class HFCausal(Architecture):
         tensors = {name: value for name, value in tensors.items() if name in wanted}
         check_fit(tensors, wanted, f"{self._called}: {self._folder}")
         return tensors
+
+    def files(self, client: int) -> tuple[Path, ...]:  # noqa: ARG002
+        """The configuration and the files of weights."""
+        return (self._folder / "config.json", *self._weights)
 
     def _whole(self, length: int, classes: int) -> Any:
         """The network with its own head, as drawn, without dropout."""
@@ -111,6 +115,10 @@ class HFCausal(Architecture):
             raise UserError(f"{self._called}: chunks have {length} tokens; it takes {context}; lower the data's length")
         _check_head(whole, self._called)
         return whole
+
+    @property
+    def _weights(self) -> tuple[Path, ...]:
+        return tuple(sorted(self._folder.glob("*.safetensors")))
 
     @property
     def _folder(self) -> Path:
