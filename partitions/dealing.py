@@ -14,7 +14,7 @@ def cut_among_holders(
     rng: np.random.Generator,
     remedy: str,
 ) -> Partition:
-    """Cut each class into near-equal parts, one for each client that holds it.
+    """Cut each class into near-equal parts, one for each client that holds it; who gets the larger ones is drawn.
 
     `holds` is (clients, classes), the classes in ascending order of those that `samples` have. Classes that nobody
     holds are dropped. Raises PartitionError, with `remedy` as its end, where a class has fewer samples
@@ -34,6 +34,7 @@ def cut_among_holders(
         if not len(holders):
             dropped.append(indices)
             continue
-        for holder, piece in zip(holders, np.array_split(indices, len(holders)), strict=True):
+        # Who gets one sample more is drawn: over many classes, the same clients would come to hold many more.
+        for holder, piece in zip(rng.permutation(holders), np.array_split(indices, len(holders)), strict=True):
             shards[holder].append(piece)
     return Partition(tuple(rng.permutation(np.concatenate(shard)) for shard in shards), np.concatenate(dropped))

@@ -25,7 +25,8 @@ class InnerDirichlet(Strategy):
     """
 
     sizes: tuple[Size, ...] = ()
-    """one a client: samples, or shares of all samples; none: all samples, in sizes that differ by at most one"""
+    """one a client: samples, or shares of all samples; none: all samples, in sizes that differ by at most one, and
+    who holds one more is drawn"""
 
     alpha: Annotated[float, annotated_types.Gt(0), annotated_types.Le(1e6)] = 0.5
     """concentration: below 1 a client sees few classes, from about 100 on all alike"""
@@ -38,7 +39,7 @@ class InnerDirichlet(Strategy):
         """
         n = len(samples)
         _, members, there = np.unique(samples.labels, return_inverse=True, return_counts=True)
-        sizes = resolved(self.sizes, n, clients) if self.sizes else (n + np.arange(clients)[::-1]) // clients
+        sizes = resolved(self.sizes, n, clients) if self.sizes else rng.permutation((n + np.arange(clients)) // clients)
         shares = rng.dirichlet(np.full(len(there), self.alpha), clients)
         filled = _filled(shares, np.asarray(sizes, np.int64), there, rng)
         pieces: list[list[Indices]] = [[] for _ in range(clients)]

@@ -24,6 +24,8 @@ def alike(partition: Partition, samples: Samples, test: Samples, rng: np.random.
     # Without a balance carried from class to class, the same clients would come off worst in every one: 1,000 equal
     # clients and 400 test samples a class would make 400 full local tests and 600 empty ones.
     owed = np.zeros(len(held))
+    # Equal clients are told apart by lot, not by their number.
+    lots = rng.permutation(len(held))
     pieces: list[list[Indices]] = [[] for _ in partition.clients]
     left = []
     for label in range(classes):
@@ -31,7 +33,7 @@ def alike(partition: Partition, samples: Samples, test: Samples, rng: np.random.
         if not len(indices):
             continue
         exact = held[:, label] * factor
-        quota = _rounded(exact, len(indices), owed)
+        quota = _rounded(exact, len(indices), owed, lots)
         owed += exact - quota
         cuts = np.split(indices, np.cumsum(quota))
         for client in np.flatnonzero(quota):
@@ -41,14 +43,14 @@ def alike(partition: Partition, samples: Samples, test: Samples, rng: np.random.
     return Partition(clients, np.concatenate(left) if left else np.empty(0, np.int64))
 
 
-def _rounded(exact: NDArray[np.float64], most: int, owed: NDArray[np.float64]) -> Indices:
-    """(clients,) whole numbers next to `exact` whose sum is its rounded sum, at most `most`; ties: lowest client.
+def _rounded(exact: NDArray[np.float64], most: int, owed: NDArray[np.float64], lots: Indices) -> Indices:
+    """(clients,) whole numbers next to `exact` whose sum is its rounded sum, at most `most`; ties: the lowest lot.
 
     Rounded up are those with the largest remainder and what rounding has `owed` them since the first class.
     """
     quota: Indices = np.floor(exact + 1e-9).astype(np.int64)
     up = min(round(float(exact.sum())), most) - int(quota.sum())
     fractional = np.flatnonzero(exact - quota > 1e-9)
-    claims = (exact - quota + owed)[fractional]
-    quota[fractional[np.argsort(-claims, kind="stable")[: max(up, 0)]]] += 1
+    claims = np.round(exact - quota + owed, 9)[fractional]
+    quota[fractional[np.lexsort((lots[fractional], -claims))[: max(up, 0)]]] += 1
     return quota

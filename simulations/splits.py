@@ -24,7 +24,7 @@ from partitions.measures import skew
 from simulations.transfer import check_labels, hold_transfer, transfer_set
 
 PARTITIONS: Catalogue[Strategy] = Catalogue("partition", "partitions", Strategy)  # type: ignore[type-abstract]
-SCHEMA = 2
+SCHEMA = 3
 """Raise when the same settings would give another split."""
 VALIDATION = 0.1
 """Share of each client's shard that is kept for validation."""
