@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from fedkd.consolidation import Consolidate, consolidation
 from fedkd.method import METHODS, Method
-from fedkd.models import assignment
+from fedkd.models import ARCHITECTURES, assignment
 from fedkd.node import Pretraining, Training
 from fedkd.spec import STRICT
 
@@ -83,6 +83,12 @@ class Federation:
             UserError: `models` cannot be given out to so many clients.
         """
         return assignment(self.models, self.clients)
+
+    @cached_property
+    def bringers(self) -> tuple[int, ...]:
+        """Ids of the clients whose model brings weights of its own, ascending."""
+        specs = {spec: ARCHITECTURES.build(spec).brings_weights for spec in self.client_models}
+        return tuple(client for client, spec in enumerate(self.client_models) if specs[spec])
 
     @cached_property
     def consolidation(self) -> Consolidate | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -107,14 +107,19 @@ class Training(Optimisation):
 class Pretraining(Optimisation):
     """How each client's model is trained on its own shard before the federation begins: the `[pretrain]` table."""
 
-    epochs: Literal["converged", "early_stopping"] | Annotated[int, Ge(0)] = "converged"
+    epochs: Literal["auto", "converged", "early_stopping"] | Annotated[int, Ge(0)] = "auto"
     """a number; "converged": until the training loss has not fallen by 1 % over `patience` epochs;
     "early_stopping": until the validation loss has not fallen over `patience` epochs, then back to its lowest;
-    both at most 300"""
+    both at most 300. "auto": 0 for a model that brings weights (a checkpoint, published weights), "converged" for any
+    other"""
     patience: Annotated[int, Gt(0)] = 10
     """epochs to wait for a fall"""
     target: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """validation accuracy at which training ends at once, however many epochs are left; 0: no such end"""
+
+    def settled(self, brings_weights: bool) -> Pretraining:
+        """The same settings with "auto" decided, for a model that brings weights or for one that does not."""
+        return self if self.epochs != "auto" else replace(self, epochs=0 if brings_weights else "converged")
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedkd.data import cache_root
 from fedkd.evaluate import accuracy, mean_loss
 from fedkd.losses import cross_entropy
-from fedkd.models import Model
+from fedkd.models import ARCHITECTURES, Model
 from fedkd.node import Data, Node, Pretraining
 from fedkd.store import alone, read_tensors, write_tensors
 from fedkd.train import fit
@@ -30,11 +30,12 @@ FALL = 0.01
 
 
 def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> int:
-    """Train `model`, called `name`, on the client's private data, or take up what such training gave before.
+    """Train `model`, whose spec is `name`, on the client's private data, or take up what such training gave before.
 
     The result is kept under a hash of everything that it depends on, data and initial weights included, in a
     checksummed file. Returns the epochs it took.
     """
+    settings = settings.settled(ARCHITECTURES.build(name).brings_weights)
     if settings.epochs == 0:
         return 0
     path = _place(client, model, name, settings)

@@ -85,6 +85,7 @@ def run(
     from fedkd.errors import UserError, nearest
     from simulations.progress import Bar
     from simulations.recipe import read
+    from simulations.starting import announced
     from simulations.study import Interrupted, Study
 
     if engine not in ("ray", "inline"):
@@ -92,6 +93,8 @@ def run(
     study = Study(read(recipe, overrides or ()), folder)
     swept = ", ".join(study.recipe.swept) or "nothing"
     out.print(f"{len(study.recipe.federations)} federations, sweeping {escape(swept)}")
+    for line in announced(study.recipe.federations):
+        out.print(escape(line))
     _stop_on_interrupt(study.stop)
     try:
         with Bar(out) as bar:

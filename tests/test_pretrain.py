@@ -17,13 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedkd.federation import Federation
 from fedkd.losses import cross_entropy
 from fedkd.models import Model
+from fedkd.models.checkpoint import save_checkpoint
 from fedkd.node import Data, Node, Pretraining
 from fedkd.pretrain import pretrain
 from fedkd.store import read_tensors
 from fedkd.train import fit
-from tests.small import MODEL, Weights, model, node, same_weights, weights
+from simulations.starting import announced
+from tests.small import CLASSES, MODEL, SHAPE, Weights, federate, model, node, same_weights, small, weights
 from tests.small import own_cache as own_cache
 
 SHORT = Pretraining(epochs=3, lr=0.1, batch_size=4)
@@ -206,7 +209,7 @@ class TestConvergence:
     def epochs(losses: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> float:
         """How many epochs are trained where each ends with the next of `losses`."""
         monkeypatch.setattr("fedkd.pretrain.fit", lambda *_, **__: torch.tensor(next(losses)))
-        return pretrain(node(), model(), MODEL, Pretraining())
+        return pretrain(node(), model(), MODEL, Pretraining(epochs="converged"))
 
     def test_a_loss_that_stands_still_ends_it_after_ten_more_epochs(self) -> None:
         assert pretrain(node(), model(), MODEL, Pretraining(lr=1e-12)) == 11
@@ -274,3 +277,48 @@ def test_two_processes_at_once_train_once(tmp_path: Path, cache: Path) -> None:
     (kept,) = files(cache)
     assert read_tensors(kept) is not None
     assert same_weights(pretrained(), one), "and so they are here"
+
+
+class TestModelsThatBringWeights:
+    @staticmethod
+    def checkpoint(folder: Path) -> str:
+        save_checkpoint(folder / "given.safetensors", MODEL, model(5), SHAPE, CLASSES)
+        return f"checkpoint:{folder}/given.safetensors"
+
+    def test_they_are_not_trained_unless_asked(self, trainings: Trainings, tmp_path: Path) -> None:
+        spec, given = self.checkpoint(tmp_path), model(5)
+        assert pretrain(node(), given, spec, Pretraining()) == 0
+        assert same_weights(weights(given), weights(model(5)))
+        assert trainings.epochs == 0
+        assert pretrain(node(), given, spec, SHORT) == 3
+        assert not same_weights(weights(given), weights(model(5)))
+
+    def test_the_default_of_others_is_what_it_was_in_the_cache_too(self, trainings: Trainings) -> None:
+        explicit = pretrained(Pretraining(epochs="converged", lr=0.2))
+        before = trainings.epochs
+        assert before > 3
+        assert same_weights(pretrained(Pretraining(lr=0.2)), explicit)
+        assert trainings.epochs == before, "the same start under the same key"
+
+    def test_each_client_of_a_mixture_starts_by_its_own_rule(self, tmp_path: Path) -> None:
+        mixed = f"0, 2: {self.checkpoint(tmp_path)} | {MODEL}"
+        outcome = federate(small("local", models=mixed, clients=3, pretrain=Pretraining(lr=0.2), rounds=0))
+        assert [outcome.rows[0, client, "", "pretrain_epochs"] == 0 for client in range(3)] == [True, False, True]
+
+    @pytest.mark.parametrize(
+        ("models", "settings", "said"),
+        [
+            ("{} | 1: cnn", {}, ["clients 0, 2, 3 bring weights: not pre-trained; [pretrain] epochs = 5, or"]),
+            ("{}", {"epochs": "converged"}, ["all clients bring weights; [pretrain] epochs = 'converged' trains them"]),
+            ("cnn|mlp", {}, []),
+            ("torchvision:resnet18 | 1-3: torchvision:resnet18(weights='none')", {}, ["client 0 bring"]),
+        ],
+    )
+    def test_it_is_said_whose_they_are(
+        self, models: str, settings: dict[str, Any], said: list[str], tmp_path: Path
+    ) -> None:
+        models = models.format(self.checkpoint(tmp_path))
+        asked = Federation("kd", models=models, clients=4, pretrain=Pretraining(**settings))
+        lines = announced([asked, replace(asked, seed=1)])
+        assert len(lines) == len(said)
+        assert all(line.startswith(start) for line, start in zip(lines, said, strict=True))

@@ -63,6 +63,11 @@ class Architecture(ABC):
         """What its networks take."""
         return "images"
 
+    @property
+    def brings_weights(self) -> bool:
+        """Whether `initial` gives weights that somebody trained: such a model is pre-trained only where asked."""
+        return False
+
     @abstractmethod
     def build(self, shape: Shape, classes: int) -> Model:
         """A freshly initialised network for inputs of the kind that it takes.

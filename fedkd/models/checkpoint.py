@@ -71,6 +71,10 @@ class Checkpoint(Architecture):
         """What the saved model takes."""
         return self._architecture(self._first).takes
 
+    @property
+    def brings_weights(self) -> bool:
+        return True
+
     def build(self, shape: Shape, classes: int) -> Model:
         """A network of the saved model's architecture, its own weights still to be taken up."""
         path = self._first

@@ -52,6 +52,10 @@ class HFCausal(Architecture):
     def takes(self) -> Kind:
         return "text"
 
+    @property
+    def brings_weights(self) -> bool:
+        return True
+
     def build(self, shape: Shape, classes: int) -> Model:
         # Not on the meta device, where nothing could fill the tables that are no part of a model's state.
         with torch.device("cpu"):

@@ -48,7 +48,8 @@ class Torchvision(Architecture):
     Grey images are repeated in three channels, and small ones enlarged where the network cannot take them as they
     are. With published weights, inputs are standardised as those want it. They are downloaded once, checked, and
     never unpickled beyond tensors. Batch normalisation keeps its running statistics, which are the publisher's at
-    first, in the model's state. Dropout and stochastic depth are off: what they draw could not be drawn again.
+    first, in the model's state. Published weights are not pre-trained unless [pretrain] epochs says so: the new head
+    is as it was drawn until then. Dropout and stochastic depth are off: what they draw could not be drawn again.
     """
 
     usage = "torchvision:NAME"
@@ -60,6 +61,10 @@ class Torchvision(Architecture):
     size: Annotated[int, Ge(0)] = 0
     """side to which images are brought; 0: as they are if the network can take them, else the next of 32, 64, 96,
     128, 224 and 299 that it can"""
+
+    @property
+    def brings_weights(self) -> bool:
+        return self.weights != "none"
 
     def build(self, shape: Shape, classes: int) -> Model:
         channels, height, width = shape
