@@ -15,6 +15,7 @@ from analysis.statistics import interval, paired_difference
 from analysis.targets import arrivals, reading_split, share_targets
 from analysis.values import client_values
 from docs.study import Study
+from fedkd.ties import mean_share, standing
 
 NEAR = 0.01
 """Accuracy within which two methods are near each other."""
@@ -40,27 +41,27 @@ def tuning(study: Study) -> list[Claim]:
 def cells(study: Study) -> list[Claim]:
     """2. The cell that uniform data choose is worse under skew than the one that skew itself chooses."""
     uniform, skewed = study.partitions[0], study.partitions[-1]
-    chosen = study.scores
-    for score, metric in (("validation", "accuracy"), ("val_loss", "loss")):
-        values = client_values(study.table, metric, "val").groupby(level=["federation", "round"]).mean()
-        last = values.groupby(level="federation").tail(1).droplevel("round")
-        chosen = chosen.assign(**{score: last.reindex(chosen.index)})
+    accuracies, losses = (
+        client_values(study.table, metric, "val").groupby(level=["federation", "client"]).tail(1)
+        for metric in ("accuracy", "loss")
+    )
+    standings = {name: standing(of.tolist(), losses[name].tolist()) for name, of in accuracies.groupby("federation")}
+    chosen = study.scores.assign(standing=pd.Series(standings))
     grids = {
-        place: {
-            score: rows.pivot(index="seed", columns="method", values=score)
-            for score in ("validation", "val_loss", "accuracy")
-        }
+        place: {score: rows.pivot(index="seed", columns="method", values=score) for score in ("standing", "accuracy")}
         for place, rows in chosen.groupby("partition")
     }
     reached = grids[skewed]["accuracy"]
 
+    # Of equal cells the first of the recipe is chosen.
     def by_validation(place: str, seed: int) -> str:
-        both = pd.DataFrame({score: grids[place][score].loc[seed] for score in ("validation", "val_loss")})
-        return str(both.sort_values(["validation", "val_loss"], ascending=[False, True], kind="stable").index[0])
+        found = grids[place]["standing"].loc[seed]
+        return min(study.methods, key=lambda cell: found[cell])
 
     def by_other_seeds(place: str, seed: int) -> str:
         # Never by the seed that it is judged on: the best of many cells is lucky there.
-        return str(grids[place]["accuracy"].drop(index=seed).mean().idxmax())
+        others = grids[place]["accuracy"].drop(index=seed)
+        return max(study.methods, key=lambda cell: mean_share(others[cell].tolist()))
 
     claims = []
     for choose, how in ((by_validation, "own validation"), (by_other_seeds, "test accuracy in the other seeds")):

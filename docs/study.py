@@ -37,6 +37,11 @@ class Study:
         """In the order of the recipe: the most uniform is first, the most skewed last."""
         return _in_order(self.recipe.get("partition"), self.scores["partition"])
 
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the recipe."""
+        return _in_order(self.recipe.get("method"), self.scores["method"])
+
     def by_seed(self, value: str, partition: str, method: str, **settings: Any) -> pd.Series[float]:
         """One score of one method, indexed by seed; `method` is a label, or how only one of them begins.
 

@@ -28,6 +28,7 @@ from fedkd.method import METHODS
 from fedkd.models import Model, restored_model
 from fedkd.node import Node, collect
 from fedkd.spec import STRICT, parse
+from fedkd.ties import standing
 from fedkd.weights import average, bundled, check_alike, packed, predicted, unpacked
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Consolidate:
     def begin(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         """After the start: whom the server asks for what next; the model itself goes to `server.state`."""
         ids = sorted(reports)
-        ranked = sorted(ids, key=lambda i: (-float(reports[i]["accuracy"]), float(reports[i]["loss"]), i))
+        ranked = sorted(ids, key=lambda i: standing([float(reports[i]["accuracy"])], [float(reports[i]["loss"])]))
         if self.mean:
             shares = [float(reports[i]["samples"]) for i in ids]
             return self._keep(server, average([unpacked(reports[i]) for i in ids], shares))

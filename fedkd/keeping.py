@@ -10,6 +10,7 @@ import torch
 from fedkd.federation import Federation
 from fedkd.models.checkpoint import save_checkpoint
 from fedkd.node import Node
+from fedkd.ties import standing
 
 BEST = "keeping/best"
 
@@ -23,9 +24,9 @@ def keep(
     round before, the start included, so that ties keep the earlier model.
     """
     if federation.save == "best":
-        score = torch.tensor([metrics["val", "accuracy"], -metrics["val", "loss"]], dtype=torch.float64)
+        score = torch.tensor([[metrics["val", "accuracy"]], [metrics["val", "loss"]]], dtype=torch.float64)
         best = client.state.get(BEST)
-        if best is not None and tuple(score.tolist()) <= tuple(best.tolist()):
+        if best is not None and standing(*score.tolist()) >= standing(*best.tolist()):
             return
         client.state[BEST] = score
     elif not last:

@@ -74,6 +74,29 @@ def test_a_planted_lead_is_held_and_its_opposite_is_not(name: str, better: str, 
         assert {verdict for text, verdict in against.items() if wanted in text} == {"not held"}
 
 
+def test_equal_cells_are_parted_by_loss_and_then_by_the_order_of_the_recipe() -> None:
+    made = study("cells")
+    made.scores.index = pd.Index([f"f{place}" for place in range(len(made.scores))], name="federation")
+    kinds = made.scores["method"].map(made.methods.index)
+    assert made.methods[5] > made.methods[6]  # in the order of their names it would be the other way round
+    # Cells 5 and 6 are equally right on validation, as means of counts though not of floats, and equally wrong.
+    right = {5: [10, 1, 1], 6: [1, 1, 10]}
+    for losses, chosen in (({5: 0.1 + 0.2, 6: 0.3}, 5), ({5: 0.4, 6: 0.3}, 6)):
+        rows = [
+            (name, number, client, "val", metric, value)
+            for name, kind in kinds.items()
+            for number in (0, 1)
+            for client, share in enumerate(right.get(kind, [1, 1, 1]))
+            for metric, value in (("accuracy", share / 10), ("loss", losses.get(kind, 0.1)))
+        ]
+        made.table = pd.DataFrame(rows, columns=["federation", "round", "client", "split", "metric", "value"])
+        skewed = made.scores["partition"] == made.partitions[-1]
+        made.scores["accuracy"] = np.where(kinds == np.where(skewed, chosen, 0), 0.5, 0.1)
+        judged = claims.cells(made)
+        # By validation both partitions choose the same cell; by test accuracy, skew chooses it and uniform data cell 0.
+        assert [claim.value for claim in judged] == pytest.approx([0.0, 0.4])
+
+
 def test_noise_is_judged_by_what_manifests_say(tmp_path: Path) -> None:
     for seed in range(5):
         (tmp_path / str(seed)).mkdir()

@@ -15,7 +15,7 @@ from fedkd.augment import augmentation
 from fedkd.client import serve
 from fedkd.evaluate import accuracy, mean_loss
 from fedkd.federation import Federation
-from fedkd.keeping import kept_model
+from fedkd.keeping import keep, kept_model
 from fedkd.knowledge import Knowledge
 from fedkd.losses import cross_entropy
 from fedkd.models import build_model
@@ -60,6 +60,17 @@ class TestSave:
             ]
             best = scores.index(max(scores))
             assert small.same_weights(kept(tmp_path, client), outcome.weights[client][best])
+
+    def test_scores_that_differ_in_the_last_bit_alone_are_a_tie(self, tmp_path: Path) -> None:
+        node = small.node(0)
+        shared = {("val", "accuracy"): 0.1 + 0.2, ("val", "loss"): 0.5}
+        keep(federation(save="best"), node, {**shared, ("val", "accuracy"): 0.3}, tmp_path, last=False)
+        first = kept(tmp_path, 0)
+        node.models["student"] = small.model(seed=1)
+        keep(federation(save="best"), node, shared, tmp_path, last=True)
+        assert small.same_weights(kept(tmp_path, 0), first)
+        keep(federation(save="best"), node, {**shared, ("val", "loss"): 0.4}, tmp_path, last=True)
+        assert not small.same_weights(kept(tmp_path, 0), first)
 
     def test_a_repeated_message_keeps_the_same_model(self, tmp_path: Path) -> None:
         small.federate(federation(save="best"), store=tmp_path / "once")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,9 +21,11 @@ from fedkd.node import Training
 from fedkd.spec import parse
 from fedkd.tuning.bags import bag, pack, shares
 from fedkd.tuning.cells import cell
+from fedkd.tuning.choosing import _given_up
 from fedkd.tuning.grid import Grid, Point
 from fedkd.tuning.sampling import given_up, propose
-from fedkd.tuning.scores import best, ranked
+from fedkd.tuning.scores import best, ranked, value
+from fedkd.tuning.search import Search
 from tests.small import drawn, server
 from tests.small import own_cache as own_cache
 
@@ -159,8 +163,8 @@ class TestProposing:
         assert len(set(first)) == 8
         assert not set(first) & set(told)
         for point in first:
-            for (name, value), (_, bounds) in zip(grid.values(point).items(), grid.entries, strict=True):
-                assert value in bounds if isinstance(bounds, tuple) else bounds.low <= value <= bounds.high, name
+            for (name, drew), (_, bounds) in zip(grid.values(point).items(), grid.entries, strict=True):
+                assert drew in bounds if isinstance(bounds, tuple) else bounds.low <= drew <= bounds.high, name
         assert propose(grid, sampler, 8, 3, told) == first
         assert propose(grid, sampler, 8, 4, told) != first
 
@@ -227,6 +231,40 @@ class TestRanking:
 
     def test_by_loss_then_accuracy_then_order(self) -> None:
         assert ranked(self.SCORES, "val_loss") == [3, 2, 4, 1, 0, 5, 6]
+
+    def test_equal_means_of_counts_are_equal_and_the_loss_decides(self) -> None:
+        right = torch.tensor([[1, 1], [10, 1], [1, 10]], dtype=torch.float64) / 10
+        assert right.mean(0)[0] != right.mean(0)[1]  # the last bit, and no more
+        for loss, expected in ((0.2, [1, 0]), (0.3, [0, 1]), (0.3 + 1e-16, [0, 1])):
+            scores = torch.stack([right, torch.tensor([0.3, loss], dtype=torch.float64).expand(3, 2)], dim=2)
+            for order in (scores, scores[[2, 0, 1]], scores.mean(0)):
+                assert ranked(order, "val_accuracy") == expected
+                assert best(order, "val_accuracy", [0, 1]) == expected[0]
+        assert value(scores[:, 0], "val_accuracy") == value(scores[:, 1], "val_accuracy") == 0.4
+
+    @drawn
+    @given(
+        st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8),
+        st.randoms(use_true_random=False),
+    )
+    def test_means_are_compared_as_counts(self, learners: list[tuple[int, float, float]], random: Random) -> None:
+        # Cells are right on so many of each learner's samples; the same sum of shares may come about in many ways.
+        counts = [[(round(a * n), n), (round(b * n), n)] for n, a, b in learners]
+        first, second = (sum(Fraction(*learner[cell]) for learner in counts) for cell in (0, 1))
+        random.shuffle(counts)
+        scores = torch.tensor([[[k / n, 1.0] for k, n in learner] for learner in counts], dtype=torch.float64)
+        assert ranked(scores, "val_accuracy") == ([0, 1] if first >= second else [1, 0])
+
+    def test_halving_is_told_means_of_counts(self) -> None:
+        search = METHODS.build('tuned(method="kd", grid={"weight": [0.1, 0.9]}, pruner="halving", rounds=2)')
+        assert isinstance(search, Search)
+        node, scores = server(clients=3), torch.full((3, 2, 2, 2), math.nan, dtype=torch.float64)
+        scores[:, :, 0, 0] = torch.tensor([[1, 1], [1, 10], [10, 1]]) / 10
+        scores[:, :, 0, 1] = torch.tensor([0.2, 0.3])
+        for loss, stopped in ((0.3, {1}), (0.1, {0})):
+            scores[:, 1, 0, 1] = loss
+            node.state |= {"tuning/all": scores, "tuning/batch": torch.tensor([0, 1])}
+            assert _given_up(search, node, [0, 1], 1) == stopped
 
     def test_a_loss_that_is_no_number_wins_no_tie(self) -> None:
         for pair, expected in (([[0.5, math.nan], [0.5, 0.3]], 1), ([[0.5, 0.3], [0.5, math.nan]], 0)):

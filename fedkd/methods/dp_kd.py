@@ -18,6 +18,7 @@ from fedkd.node import Node
 from fedkd.selection import Ranked
 from fedkd.spec import STRICT
 from fedkd.teachers import Teachers, choose
+from fedkd.ties import mean_share
 from fedkd.train import Batch, Labels, Target, fit
 from fedkd.weights import average, bundled
 
@@ -103,7 +104,7 @@ class DPKD(Method):
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         if self.form == "parallel":
             return Method.merge(self, server, reports)
-        scores = {client: float(bag.get("score", torch.tensor(0.0))) for client, bag in reports.items()}
+        scores = {client: mean_share([float(bag.get("score", torch.tensor(0.0)))]) for client, bag in reports.items()}
         known = {
             client: Knowledge({name: value for name, value in bag.items() if name != "score"})
             for client, bag in reports.items()

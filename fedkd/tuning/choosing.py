@@ -121,7 +121,7 @@ def _choice(search: Search, server: Node) -> dict[int, Knowledge]:
     if search.per == "client":
         chosen = [best(own, search.criterion, finished) for own in final]
     else:
-        number = best(heard.mean(0), search.criterion, finished)
+        number = best(heard, search.criterion, finished)
         server.record(f"tuning_chosen/{search.cells(server)[number].label}", 1.0)
         chosen = [number] * len(server.learners)
     own = under(f"{_STATE}{chosen[0]}/0/", server.state)
@@ -192,8 +192,8 @@ def _proposed(search: Search, server: Node) -> Tensor:
     told: dict[tuple[float, ...], float | None] = {}
     for number, cell in enumerate(search.cells(server)):
         if cell.point is not None:
-            means = _means(server, number) if _ALL in server.state else []
-            told[cell.point] = value(means[-1], search.criterion) if means else None
+            scores = _scored(server, number) if _ALL in server.state else ()
+            told[cell.point] = value(scores[-1], search.criterion) if len(scores) else None
     proposed = server.state[POINTS].shape[0] if POINTS in server.state else 0
     number = min(search.batch, search.wanted - proposed)
     points = propose(search.grid, search.sampler, number, server.seed, told, direction(search.criterion))
@@ -207,17 +207,18 @@ def _given_up(search: Search, server: Node, going: Sequence[int], step: int) -> 
     """
     ranks: dict[int, list[float]] = {}
     for done in range(1, step + 1):
-        there = [int(n) for n in server.state[_BATCH] if len(_means(server, int(n))) >= done]
-        there = [number for number in there if number in going or len(_means(server, number)) < step]
+        there = [int(n) for n in server.state[_BATCH] if len(_scored(server, int(n))) >= done]
+        there = [number for number in there if number in going or len(_scored(server, number)) < step]
         if there:
-            scores = torch.stack([_means(server, number)[done - 1] for number in there])
+            scores = torch.stack([_scored(server, number)[done - 1] for number in there], dim=1)
             for rank, place in enumerate(ranked(scores, search.criterion)):
                 ranks.setdefault(there[place], []).append(rank)
     return given_up(ranks, "minimize") if ranks else set()
 
 
-def _means(server: Node, number: int) -> list[Tensor]:
-    """A cell's (2,) accuracy and loss after each of its steps so far, means over the learners."""
+def _scored(server: Node, number: int) -> Tensor:
+    """(steps, learners, 2) accuracy and loss of a cell after each of its steps so far, of the learners with any."""
     scores = server.state[_ALL][:, number]
     heard = scores[~scores.isnan().flatten(1).all(1)]
-    return [score for score in heard.mean(0) if not score.isnan().any()]
+    done = ~heard.isnan().any(2).any(0) & (len(heard) > 0)
+    return heard[:, done].transpose(0, 1)

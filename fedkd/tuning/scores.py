@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedkd.evaluate import accuracy, mean_loss
 from fedkd.node import Node
+from fedkd.ties import standing
 from fedkd.tuning.sampling import Direction
 
 Select = Literal["val_accuracy", "val_loss"]
@@ -33,9 +34,10 @@ def sendable(scores: Tensor) -> Tensor:
     return scores.nan_to_num(nan=_WORST, posinf=_WORST)
 
 
-def value(score: Tensor, select: Select) -> float:
-    """What a search makes large, or small: see `direction`."""
-    return float(score[0] if select == "val_accuracy" else score[1])
+def value(scores: Tensor, select: Select) -> float:
+    """The mean over (learners, 2) scores of what a search makes large, or small: see `direction`."""
+    right, loss = standing(*scores.T.tolist())
+    return float(-right) if select == "val_accuracy" else loss
 
 
 def direction(select: Select) -> Direction:
@@ -44,19 +46,21 @@ def direction(select: Select) -> Direction:
 
 
 def ranked(scores: Tensor, select: Select) -> list[int]:
-    """Rows of (cells, 2) scores, best first: by accuracy, then loss, then order; or by loss, then accuracy, then order.
+    """Cells by their scores, best first: by accuracy, then loss, then order; or by loss, then accuracy, then order.
 
-    A loss that is no number is larger than any other.
+    A loss that is no number is larger than any other. Equal means are equal, however they came about: see `standing`.
+
+    Args:
+        scores: (cells, 2) accuracy and loss, or (learners, cells, 2), of which the means decide.
+        select: what comes first.
     """
-    clean = scores.nan_to_num(nan=math.inf, posinf=math.inf).tolist()
-
-    def rank(row: int) -> tuple[float, float, int]:
-        right, loss = clean[row]
-        return (-right, loss, row) if select == "val_accuracy" else (loss, -right, row)
-
-    return sorted(range(len(clean)), key=rank)
+    right, loss = scores.reshape(-1, *scores.shape[-2:]).permute(2, 1, 0).tolist()
+    standings = [standing(*both) for both in zip(right, loss, strict=True)]
+    if select == "val_accuracy":
+        return sorted(range(len(standings)), key=standings.__getitem__)
+    return sorted(range(len(standings)), key=lambda cell: standings[cell][::-1])
 
 
 def best(scores: Tensor, select: Select, among: Sequence[int]) -> int:
-    """Row of the best of (cells, 2) scores among some rows, ascending; 0 where there are none to choose from."""
-    return among[ranked(scores[list(among)], select)[0]] if among else 0
+    """The best of the cells of `scores` (see `ranked`) that are `among` some, ascending; 0 where there are none."""
+    return among[ranked(scores[..., list(among), :], select)[0]] if among else 0
