@@ -5,7 +5,9 @@
 Exchange 0 is the start as ever. Then come the hand-overs, in which one client at a time distils and passes the model
 on, and one exchange in which all clients take it up, report for the method, and begin. A consolidation takes rounds of
 its own, which come before the method's and are charged like them: one, or for a model that is handed along N clients
-N − 1; the exchange in which it is taken up is booked in the last of them.
+N − 1; the exchange in which it is taken up is booked in the last of them. A method that begins with the average of the
+models anyway, such as fedavg, needs no consolidation to `average`: it takes no round, and is the method from
+"pretrained".
 """
 
 from __future__ import annotations

@@ -92,13 +92,17 @@ class Federation:
 
     @cached_property
     def consolidation(self) -> Consolidate | None:
-        """How the clients' models become one before the method begins; None where they do not.
+        """How the clients' models become one before the method begins; None where they do not, or the method does it.
 
         Raises:
             UserError: `start` is unknown.
         """
-        # Where one model has everybody's data, there is nothing to make one model of.
-        return None if self.built.pools else consolidation(self.start)
+        # Where one model has everybody's data, there is nothing to make one model of; and a method that begins with
+        # the average would be given it a round late.
+        if self.built.pools:
+            return None
+        plan = consolidation(self.start)
+        return None if plan and plan.mean and self.built.begins_with_average else plan
 
     @property
     def handovers(self) -> int:

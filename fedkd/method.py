@@ -96,6 +96,14 @@ class Method:
         return False
 
     @property
+    def begins_with_average(self) -> bool:
+        """Whether the first merge makes the mean of the models that clients start with, weighted by their samples.
+
+        `start = "average"` has nothing to add to it then, and takes no round.
+        """
+        return False
+
+    @property
     def preparations(self) -> int:
         """Exchanges between the start and round 1, such as a search; charged to round 0."""
         return 1 if self.class_teacher else 0

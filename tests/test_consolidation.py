@@ -141,6 +141,35 @@ def test_the_average_is_weighted_by_samples() -> None:
     assert small.distance(models[2][1], mean) < 1e-7
 
 
+@pytest.mark.parametrize(
+    "method",
+    ["fedavg", "fedprox(mu=0.1)", 'tuned(method="fedavg", grid={"lr": [0.05, 0.2], "weight_decay": [0.0]}, rounds=1)'],
+)
+def test_the_average_costs_nothing_before_a_method_that_begins_with_it(method: str) -> None:
+    plain, models = run("pretrained", method)
+    numbers, averaged = run("average", method)
+    assert numbers == plain  # accuracies, losses and bytes of every round
+    assert max(key[0] for key in numbers) == 2
+    for client in range(CLIENTS):
+        pairs = zip(models[client], averaged[client], strict=True)
+        assert all(small.same_weights(before, after) for before, after in pairs)
+
+
+def test_before_other_methods_the_average_takes_a_round() -> None:
+    # What fedavg makes of it in that round is what local is given: the server's model is the same.
+    averaged, _ = run("average", "local")
+    fedavg, _ = run("pretrained", "fedavg")
+    assert averaged[0, SERVER, "", "start_rounds"] == 1
+    assert averaged[0, SERVER, "test", "accuracy"] == fedavg[0, SERVER, "test", "accuracy"]
+    assert averaged[1, 0, "test", "accuracy"] == fedavg[0, SERVER, "test", "accuracy"]
+
+
+def test_other_starts_take_their_rounds_before_fedavg_too() -> None:
+    assert small.small("fedavg", start="best_client").last_round == 3
+    assert small.small("fedavg", start="average").last_round == 2
+    assert small.small("kd", start="average").last_round == 3
+
+
 def taught(client: int, start: small.Weights, logits: torch.Tensor, method: str = "kd") -> small.Weights:
     """One round of a method at one client, from a given model, towards given predictions."""
     node, built = small.node(client, clients=CLIENTS), METHODS.build(method)

@@ -38,6 +38,10 @@ class FedAvg(Method):
     def has_global_model(self) -> bool:
         return True
 
+    @property
+    def begins_with_average(self) -> bool:
+        return True
+
     def check(self, federation: Federation, labelled: bool) -> None:  # noqa: ARG002
         check_alike("fedavg", federation, self.force)
 

@@ -139,6 +139,10 @@ class Search(Method):
     def has_global_model(self) -> bool:
         return self.untuned.has_global_model
 
+    @property
+    def begins_with_average(self) -> bool:
+        return self.untuned.begins_with_average
+
     def corners(self, training: Training) -> list[Cell]:
         """The untuned cell, and one at every combination of listed values and ends of ranges."""
         return [cell(self.method, self.grid, training, point) for point in (None, *self.grid.corners())]
