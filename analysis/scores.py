@@ -20,7 +20,7 @@ from analysis.values import (
     start_rounds,
 )
 
-COSTS = ["bytes", "steps", "samples", "seconds", "tuning_steps", "tuning_samples", "tuning_bytes"]
+COSTS = ["bytes", "steps", "samples", "seconds", "pretrain_seconds", "tuning_steps", "tuning_samples", "tuning_bytes"]
 QUALITIES = [
     "bits_per_byte",
     "start_bits_per_byte",
@@ -61,7 +61,9 @@ def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
       at the last and the first round that measured it; `teacher_accuracy`, `teacher_loss`: the merged soft labels
       against the true transfer labels, at the last round that measured them; all means over clients;
     - `bytes`, `steps`, `samples`, `seconds`: sums over clients and rounds (seconds of computing; clients run side by
-      side); `wall`: seconds that the rounds took, sum over rounds; `tuning_*`: sums over clients, 0 without tuning.
+      side); `pretrain_seconds`: seconds of computing that the start took, sum over clients, in no other score and the
+      same for all federations that begin from it; `wall`: seconds that the rounds took, sum over rounds, where round
+      0 may have waited for the start; `tuning_*`: sums over clients, 0 without tuning.
 
     Scores that were not measured are NaN.
     """

@@ -15,6 +15,7 @@ from analysis.censoring import Reach, median_reach
 from analysis.comparisons import compare_with_baseline, paired_values
 from analysis.ranks import rank_methods
 from analysis.scores import COSTS, QUALITIES, federation_scores
+from analysis.starts import Starts, pretrained_starts
 from analysis.statistics import Interval, interval
 from analysis.table import finished, setting_columns
 from analysis.targets import reaches
@@ -39,6 +40,8 @@ class Summary:
     """Confidence level of every interval."""
     target: float | None
     """The target accuracy that was asked for; None where each partition has its own."""
+    starts: Starts
+    """The pre-trained starts of all finished federations."""
     warnings: tuple[str, ...] = ()
 
     def blocks(self) -> list[tuple[str, "Summary"]]:
@@ -103,7 +106,7 @@ def compare(
             named: dict[str, Any] = {key: panel[key].iloc[0] for key in keys[:-1]}
             rows.append(named | {"method": method} | _row(cell, level) | dict(versus.loc[str(method)]))
     frame = _ordered(pd.DataFrame(rows, columns=None if rows else keys), keys, orders(study or {}))
-    summary = Summary(frame, scores, settings, baseline, level, target)
+    summary = Summary(frame, scores, settings, baseline, level, target, pretrained_starts(done))
     return replace(summary, warnings=(*_unfinished(table, done, study or {}), *_doubts(summary)))
 
 

@@ -37,6 +37,8 @@ def text_tables(summary: Summary, part: Part = "accuracy") -> list[TextTable]:
         # Shown only where some method was tuned: three columns of zeros say less than their absence.
         tuned = bool((block.rows[["tuning_steps", "tuning_samples", "tuning_bytes"]] > 0).to_numpy().any())
         shown = {name: text for name, text in columns.items() if tuned or not name.startswith("tuning")}
+        if not (block.rows["pretrain_seconds"] > 0).any():
+            shown.pop("pre-training", None)
         # One comparison needs no correction, and two methods no ranks.
         shown = {name: text for name, text in shown.items() if name not in _MANY or block.rows["family"].max() > 1}
         if part == "quality":
@@ -83,10 +85,17 @@ def caption(summary: Summary, part: Part = "accuracy") -> str:
         target = "the best method's mean final accuracy in that partition minus one point"
     else:
         target = f"{percent(summary.target)} %"
+    starts = summary.starts
+    many, share = ("starts", "are") if starts.number > 1 else ("start", "is")
+    pretraining = (
+        "pre-training: seconds of computing that the start took, which is trained once, belongs to all federations "
+        f"that begin from it and is in no other column; here {starts.number} {many}, {starts.seconds:.3g} s in all, "
+        f"{share} shared by {starts.federations} federations. "
+    )
     return (
         "Sums over clients and rounds, means over seeds. bytes: up and down, tuning included. "
         "steps: optimiser steps, equal for every method by design; samples: examples back-propagated; computing: "
-        "seconds, clients run side by side; tuning is charged in its own columns. "
+        f"seconds, clients run side by side; tuning is charged in its own columns. {pretraining * (starts.number > 0)}"
         f"Target: {target}; to target: Kaplan-Meier median over seeds; arrived: seeds that got there; "
         "“>” marks a median that was not reached within the rounds run (censored, not dropped)."
     )
@@ -197,6 +206,7 @@ _COST: dict[str, Callable[[Row], str]] = {
     "steps": _value("steps", count),
     "samples": _value("samples", count),
     "computing": _value("seconds", lambda seconds: f"{seconds:.3g} s"),
+    "pre-training": _value("pretrain_seconds", lambda seconds: f"{seconds:.3g} s"),
     "tuning steps": _value("tuning_steps", count),
     "tuning samples": _value("tuning_samples", count),
     "tuning bytes": _value("tuning_bytes", size),

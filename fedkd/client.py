@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from fedkd.keeping import keep
 from fedkd.knowledge import Knowledge
 from fedkd.models import build_model, restored_model
 from fedkd.node import Node
-from fedkd.pretrain import pretrain
+from fedkd.pretrain import Spent, pretrain
 from fedkd.store import read_tensors, write_tensors
 from fedkd.weights import predicted, unpacked
 
@@ -69,14 +69,19 @@ def serve(
     model = federation.client_models[client]
     started_right: Tensor | None = None
     metrics: dict[tuple[str, str], float] = {}
+    starting = 0.0
     if exchange == 0:
         owner = "common" if federation.init == "common" else f"client {client}"
         node.models["student"] = build_model(
             model, holdings.shape, holdings.classes, federation.seed, f"init/{owner}", client
         )
         node.student.to(device)
-        epochs = pretrain(node, node.student, model, federation.pretrain) if federation.start != "random" else 0
-        metrics["", "pretrain_epochs"] = epochs
+        started, spent = time.perf_counter(), Spent()
+        if federation.start != "random":
+            spent = pretrain(node, node.student, model, federation.pretrain)
+        # A start belongs to all federations that begin from it: what it took is no cost of the one that came first.
+        starting = time.perf_counter() - started
+        metrics |= {("", f"pretrain_{name}"): float(value) for name, value in asdict(spent).items()}
         metrics["", "parameters"] = sum(parameter.numel() for parameter in node.student.parameters())
     else:
         state = read_tensors(_place(store, client, exchange - 1), device)
@@ -134,7 +139,7 @@ def serve(
 
     metrics |= node.records
     metrics["", "steps"], metrics["", "samples"] = node.steps, node.samples
-    metrics["", "seconds"] = time.perf_counter() - began
+    metrics["", "seconds"] = time.perf_counter() - began - starting
     return Reply(report, metrics)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -20,44 +21,62 @@ from fedkd.node import Data, Node, Pretraining
 from fedkd.store import alone, read_tensors, write_tensors
 from fedkd.train import fit
 
-SCHEMA = 1
+SCHEMA = 2
 """Raise when the same settings would train to other weights: older ones are then left alone."""
 
 CAP = 300
 """Epochs after which training ends even where the loss still falls."""
 FALL = 0.01
 """Share by which the training loss must fall within the patience, or it has converged."""
+_SPENT = "spent"
+"""Where a kept start says what it took, beside its weights."""
 
 
-def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> int:
+@dataclass(frozen=True)
+class Spent:
+    """What the training of a start took, whenever and wherever that was."""
+
+    epochs: int = 0
+    steps: int = 0
+    """optimiser steps"""
+    samples: int = 0
+    """examples back-propagated"""
+    seconds: float = 0.0
+    """of computing"""
+
+
+def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Spent:
     """Train `model`, whose spec is `name`, on the client's private data, or take up what such training gave before.
 
-    The result is kept under a hash of everything that it depends on, data and initial weights included, in a
-    checksummed file. Returns the epochs it took.
+    The result is kept, with what it took, under a hash of everything that it depends on, data and initial weights
+    included, in a checksummed file: all federations that begin from one start report the same.
     """
     settings = settings.settled(ARCHITECTURES.build(name).brings_weights)
     if settings.epochs == 0:
-        return 0
+        return Spent()
     path = _place(client, model, name, settings)
     kept = read_tensors(path)
     if kept is None:
         with alone(path):
             kept = read_tensors(path)
             if kept is None:
-                epochs = _train(client, model, settings)
-                kept = {**model.state_dict(), "epochs": torch.tensor(epochs)}
+                # A node of its own: what this training does must not show in the client's counters or random streams.
+                scratch = Node(client.id, client.clients, client.seed, client.training, client.classes, client.data)
+                scratch.device, scratch.models["student"] = client.device, model
+                began = time.perf_counter()
+                epochs = _train(scratch, client.val, settings)
+                spent = [epochs, scratch.steps, scratch.samples, time.perf_counter() - began]
+                kept = {**model.state_dict(), _SPENT: torch.tensor(spent, dtype=torch.float64)}
                 write_tensors(path, kept)
-    epochs = int(kept.pop("epochs"))
+    epochs, steps, samples, seconds = kept.pop(_SPENT).tolist()
     model.load_state_dict(kept)
-    return epochs
+    return Spent(int(epochs), int(steps), int(samples), seconds)
 
 
-def _train(client: Node, model: Model, settings: Pretraining) -> int:
-    # A node of its own: what this training does must not show in the client's counters or random streams.
-    scratch = Node(client.id, client.clients, client.seed, client.training, client.classes, client.data)
-    scratch.device = client.device
-    scratch.models["student"] = model
-    steps = math.ceil(len(client.private) / settings.batch_size)
+def _train(scratch: Node, val: Data | None, settings: Pretraining) -> int:
+    """Train the node's student; the epochs that it took, or those after which it was best."""
+    model = scratch.student
+    steps = math.ceil(len(scratch.private) / settings.batch_size)
     patience = _Patience(settings)
     best, best_epoch = copy.deepcopy(model.state_dict()), 0
     for epoch in range(settings.epochs if isinstance(settings.epochs, int) else CAP):
@@ -71,7 +90,7 @@ def _train(client: Node, model: Model, settings: Pretraining) -> int:
             purpose="pretrain",
         )
         if _watches_validation(settings):
-            correct, validation_loss = _validated(scratch, client.val)
+            correct, validation_loss = _validated(scratch, val)
             if settings.target and correct >= settings.target:
                 return epoch + 1
         if settings.epochs == "converged" and patience.is_over(float(training_loss), FALL):

@@ -261,7 +261,7 @@ def federate(federation: Federation, load: Loader = load, store: Path | None = N
 
 def timeless(reply: Reply) -> dict[tuple[str, str], float]:
     """The metrics of a reply, without the time that it took."""
-    return {key: value for key, value in reply.metrics.items() if key != ("", "seconds")}
+    return {key: value for key, value in reply.metrics.items() if not key[1].endswith("seconds")}
 
 
 def travelled(knowledge: Knowledge) -> Knowledge:

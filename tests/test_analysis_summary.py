@@ -154,6 +154,24 @@ def test_costs_are_sums_over_clients_and_rounds(summary: Summary) -> None:
         assert row(summary, method)["tuning_steps"] == (4 * 144 if method == "tuned_kd" else 0)
 
 
+def test_a_start_is_booked_once_and_shown_apart(table: pd.DataFrame, summary: Summary) -> None:
+    # 4 clients, 3 seeds, 2 partitions: six starts, from each of which all methods begin.
+    started = {(seed, place): 4 * (2.0 + seed + place / 8) + 6 / 16 for seed in range(3) for place in range(2)}
+    assert summary.starts.number == 6
+    assert summary.starts.seconds == pytest.approx(sum(started.values()))
+    assert summary.starts.federations == table["federation"].nunique() == 6 * len(summary.rows["method"].unique())
+    for method in summary.rows["method"]:
+        assert row(summary, method)["pretrain_seconds"] == pytest.approx(4 * 3.0 + 6 / 16)
+        assert row(summary, method)["seconds"] == pytest.approx(4 * 7 * 0.01)
+    (cost,) = text_tables(summary, "cost")
+    place = cost.headers.index("pre-training")
+    assert {line[place] for line in cost.rows} == {"12.4 s", "12.9 s"}
+    assert "here 6 starts, 75.8 s in all, are shared by 30 federations" in caption(summary, "cost")
+    unknown = compare(table[table["metric"] != "pretrain_seconds"])
+    assert "pre-training" not in text_tables(unknown, "cost")[0].headers
+    assert "pre-training" not in caption(unknown, "cost")
+
+
 def test_frozen_teachers_are_told_by_their_bytes(table: pd.DataFrame) -> None:
     assert set(frozen_teachers(table)) == {"kd", "tuned_kd", "dp_kd"}
     assert frozen_teachers(table[table["round"] <= 1]) == []

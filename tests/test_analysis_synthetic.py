@@ -129,6 +129,7 @@ class Planted:
             costs = {"steps": 4 if number else 0, "samples": 128 if number else 0, "seconds": 0.01}
             costs |= {"bytes_up": up, "bytes_down": down}
             costs |= {} if number else {"parameters": 27_000, "pretrain_epochs": 40}
+            costs |= {} if number else {"pretrain_seconds": 2.0 + seed + place / 8 + client / 16}
             rows += [[client, "", metric, value] for metric, value in costs.items()]
             if method.startswith("tuned_kd") and number == 0:
                 rows += self._tuning(client, place, own)

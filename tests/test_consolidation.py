@@ -61,7 +61,7 @@ def run(
     grid = Watched(load)
 
     def note(number: int, rows: list[Row]) -> None:
-        numbers.update({(number, *row[:3]): row[3] for row in rows if row[2] != "seconds"})
+        numbers.update({(number, *row[:3]): row[3] for row in rows if not row[2].endswith("seconds")})
         if number == stop:
             raise InterruptedError
 

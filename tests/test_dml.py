@@ -401,7 +401,7 @@ def rounds_of(of: Federation, *, store: Path | None = None, stop: int | None = N
     grid = InlineGrid(client_app(small.load), of.clients)
 
     def note(number: int, rows: list[Row]) -> None:
-        numbers.update({(number, *row[:3]): row[3] for row in rows if row[2] != "seconds"})
+        numbers.update({(number, *row[:3]): row[3] for row in rows if not row[2].endswith("seconds")})
         if number == stop and rest is None:
             raise InterruptedError
 

@@ -103,7 +103,7 @@ class TestSave:
 def trained(settings: Pretraining) -> tuple[Node, int]:
     """A client after pre-training, and its epochs."""
     node = small.node()
-    return node, pretrain(node, node.student, small.MODEL, settings)
+    return node, pretrain(node, node.student, small.MODEL, settings).epochs
 
 
 def by_hand(epochs: int, settings: Pretraining) -> list[tuple[float, float, small.Weights]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Error, Message
+from torch import Tensor
 
 from fedkd import wire
 from fedkd.apps import client_app
@@ -21,6 +23,7 @@ from fedkd.holdings import Row
 from fedkd.knowledge import Knowledge
 from fedkd.node import SERVER
 from fedkd.rounds import FederationError, Rounds
+from fedkd.train import fit
 from simulations.engine import InlineGrid
 from tests import small
 from tests.small import every_method, own_cache
@@ -70,7 +73,7 @@ class Kept:
     @property
     def timeless(self) -> Numbers:
         """Everything but the time it took."""
-        return {key: value for key, value in self.numbers.items() if key[3] != "seconds"}
+        return {key: value for key, value in self.numbers.items() if not key[3].endswith("seconds")}
 
     def per_client(self, metric: str, number: int) -> list[float]:
         """One metric without a split, of each client."""
@@ -252,6 +255,22 @@ class TestWhatItCosts:
                     judged = {(split, name) for split in ("test", "val") for name in ("accuracy", "loss")}
                     assert plain | judged | {("test", "gained"), ("test", "lost")} <= has
                 assert kept.numbers[number, SERVER, "", "seconds"] > 0
+
+    def test_a_start_is_booked_apart_and_alike_by_all_that_begin_from_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def slowly(*arguments: Any, **named: Any) -> Tensor:
+            time.sleep(0.02)
+            return fit(*arguments, **named)
+
+        monkeypatch.setattr("fedkd.pretrain.fit", slowly)
+        kept = [undisturbed(federation(method, seed=6))[0] for method in (LOCAL, ONCE)]
+        for name in ("epochs", "steps", "samples", "seconds"):
+            first, second = (each.per_client(f"pretrain_{name}", 0) for each in kept)
+            assert first == second
+            assert min(first) > 0
+        assert min(kept[0].per_client("pretrain_seconds", 0)) >= 0.02 * small.PRETRAINING.epochs
+        # An exchange of so small a network takes a few milliseconds, were there not the start.
+        assert max(kept[0].per_client("seconds", 0)) < 0.02 * small.PRETRAINING.epochs
+        assert kept[0].per_client("steps", 0) == [0] * CLIENTS
 
     def test_training_does_not_happen_before_round_1(self) -> None:
         kept, _ = undisturbed(federation(ONCE))

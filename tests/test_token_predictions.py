@@ -334,7 +334,7 @@ class TestFederations:
         settings = Pretraining(epochs=2, lr=0.3, batch_size=4)
         nodes = [client(), client()]
         for node in nodes:
-            assert pretrain(node, node.student, MODEL, settings) == 2
+            assert pretrain(node, node.student, MODEL, settings).epochs == 2
         assert same_weights(weights(nodes[0].student), weights(nodes[1].student))
         assert nodes[1].steps == 0
         assert distance(weights(nodes[0].student), weights(client().student)) > 1e-3

@@ -164,7 +164,7 @@ class TestResuming:
             numbers: Numbers = {}
 
             def note(number: int, rows: list[Row], numbers: Numbers = numbers) -> None:
-                numbers.update({(number, *row[:3]): row[3] for row in rows if row[2] != "seconds"})
+                numbers.update({(number, *row[:3]): row[3] for row in rows if not row[2].endswith("seconds")})
 
             broken = Stopping(at)
             with pytest.raises(InterruptedError):

@@ -1,0 +1,29 @@
+"""What it took to train the models that federations begin with: once a start, however many begin from it."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The pre-trained starts of some federations. A start is what all clients of a federation begin with."""
+
+    number: int
+    """different starts"""
+    seconds: float
+    """of computing, each start counted once"""
+    federations: int
+    """how many begin from one of them"""
+
+
+def pretrained_starts(table: pd.DataFrame) -> Starts:
+    """The different starts in a table of long rows; none where nothing was pre-trained, or its time is not there.
+
+    The seconds of a training are kept with what it gave, to the last digit. So federations with the same seconds of
+    every client have the same start.
+    """
+    rows = table[(table["metric"] == "pretrain_seconds") & (table["client"] >= 0) & (table["value"] > 0)]
+    by_federation = rows.sort_values("client").groupby("federation")[["client", "value"]]
+    starts = [tuple(own.itertuples(index=False, name=None)) for _, own in by_federation]
+    return Starts(len(set(starts)), sum(seconds for start in set(starts) for _, seconds in start), len(starts))
