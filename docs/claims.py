@@ -41,12 +41,17 @@ def tuning(study: Study) -> list[Claim]:
 def cells(study: Study) -> list[Claim]:
     """2. The cell that uniform data choose is worse under skew than the one that skew itself chooses."""
     uniform, skewed = study.partitions[0], study.partitions[-1]
-    accuracies, losses = (
-        client_values(study.table, metric, "val").groupby(level=["federation", "client"]).tail(1)
-        for metric in ("accuracy", "loss")
+    at_end = pd.DataFrame(
+        {
+            metric: client_values(study.table, metric, "val").groupby(level=["federation", "client"]).tail(1)
+            for metric in ("accuracy", "loss")
+        }
     )
-    standings = {name: standing(of.tolist(), losses[name].tolist()) for name, of in accuracies.groupby("federation")}
-    chosen = study.scores.assign(standing=pd.Series(standings))
+    standings = {
+        str(name): standing(rows["accuracy"].tolist(), rows["loss"].tolist())
+        for name, rows in at_end.groupby(level="federation")
+    }
+    chosen = study.scores.assign(standing=study.scores.index.map(standings))
     grids = {
         place: {score: rows.pivot(index="seed", columns="method", values=score) for score in ("standing", "accuracy")}
         for place, rows in chosen.groupby("partition")
@@ -55,13 +60,14 @@ def cells(study: Study) -> list[Claim]:
 
     # Of equal cells the first of the recipe is chosen.
     def by_validation(place: str, seed: int) -> str:
-        found = grids[place]["standing"].loc[seed]
-        return min(study.methods, key=lambda cell: found[cell])
+        found = grids[place]["standing"].loc[seed].to_dict()
+        return min(study.methods, key=found.__getitem__)
 
     def by_other_seeds(place: str, seed: int) -> str:
         # Never by the seed that it is judged on: the best of many cells is lucky there.
         others = grids[place]["accuracy"].drop(index=seed)
-        return max(study.methods, key=lambda cell: mean_share(others[cell].tolist()))
+        means = {str(cell): mean_share(found.tolist()) for cell, found in others.items()}
+        return max(study.methods, key=means.__getitem__)
 
     claims = []
     for choose, how in ((by_validation, "own validation"), (by_other_seeds, "test accuracy in the other seeds")):
@@ -115,10 +121,8 @@ def mutual(study: Study) -> list[Claim]:
 
 
 def consolidation(study: Study) -> list[Claim]:
-    """6. A consolidated start reaches 90 % of pooled accuracy in fewer rounds than a random one or the average.
-
-    The average takes no round of its own: it is fedavg from the pre-trained clients.
-    """
+    """6. A consolidated start reaches 90 % of pooled accuracy in fewer rounds than a random one or the average."""
+    # The average takes no round of its own: that arm is plain fedavg from the pre-trained clients.
     claims = []
     arrived = arrivals(study.table, share_targets(study.table, 0.9, split=reading_split(study.table)))
     starts = [start for start in dict.fromkeys(arrived["start"]) if start not in ("random", "average", "pretrained")]

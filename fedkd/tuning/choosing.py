@@ -192,8 +192,8 @@ def _proposed(search: Search, server: Node) -> Tensor:
     told: dict[tuple[float, ...], float | None] = {}
     for number, cell in enumerate(search.cells(server)):
         if cell.point is not None:
-            scores = _scored(server, number) if _ALL in server.state else ()
-            told[cell.point] = value(scores[-1], search.criterion) if len(scores) else None
+            scores = list(_scored(server, number)) if _ALL in server.state else []
+            told[cell.point] = value(scores[-1], search.criterion) if scores else None
     proposed = server.state[POINTS].shape[0] if POINTS in server.state else 0
     number = min(search.batch, search.wanted - proposed)
     points = propose(search.grid, search.sampler, number, server.seed, told, direction(search.criterion))
