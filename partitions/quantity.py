@@ -27,8 +27,8 @@ class Quantity(Strategy):
     as Li et al. 2021 (arXiv 2102.02079) do. These two are drawn again until every client has `min_size`.
 
     Shares become whole samples by largest remainder. flwr_datasets' partitioners of the first three names (0.6.1)
-    round every size down and give what is left to the last client: of 60,000 samples and 1,000 clients by "linear",
-    619 instead of 120.
+    round every size down and give what is left to the last client: of 200,000 samples and 600 clients by "linear",
+    964 instead of 666.
     """
 
     law: Literal["linear", "square", "exponential", "lognormal", "dirichlet"] = "linear"

@@ -141,9 +141,34 @@ def test_the_average_is_weighted_by_samples() -> None:
     assert small.distance(models[2][1], mean) < 1e-7
 
 
+def test_clients_that_are_equally_good_are_told_apart_by_their_number_not_by_the_last_bit() -> None:
+    plan, server = consolidation("best_client"), small.server()
+    assert plan is not None
+    scores = [(0.3, 0.5), (0.1 + 0.2, 0.5), (0.1 + 0.2, 0.4)]
+    reports = {
+        client: Knowledge(
+            packed(small.model(client)),
+            accuracy=torch.tensor(right, dtype=torch.float64),
+            loss=torch.tensor(loss, dtype=torch.float64),
+        )
+        for client, (right, loss) in enumerate(scores)
+    }
+    for among, best in (((0, 1), 0), ((0, 1, 2), 2)):
+        plan.begin(server, {client: reports[client] for client in among})
+        kept = {name.removeprefix("start/"): value for name, value in server.state.items()}
+        assert small.same_weights(kept, small.weights(small.model(best)))
+
+
 @pytest.mark.parametrize(
     "method",
-    ["fedavg", "fedprox(mu=0.1)", 'tuned(method="fedavg", grid={"lr": [0.05, 0.2], "weight_decay": [0.0]}, rounds=1)'],
+    [
+        *(
+            spec
+            for spec, transfer in small.every_method()
+            if METHODS.build(spec).begins_with_average and transfer == small.UNLABELLED
+        ),
+        'tuned(method="fedavg", grid={"lr": [0.05, 0.2], "weight_decay": [0.0]}, rounds=1)',
+    ],
 )
 def test_the_average_costs_nothing_before_a_method_that_begins_with_it(method: str) -> None:
     plain, models = run("pretrained", method)

@@ -289,6 +289,7 @@ class TestOrder:
             ("asc", [0.5, 0.1, 0.9, 0.5, 0.9], {0: [1, 3, 2, 4], 2: [1, 0, 3, 4], 4: [1, 0, 3, 2]}),
             ("desc", [0.7] * 5, {0: [1, 2, 3, 4], 3: [0, 1, 2, 4]}),
             ("asc", [0.7] * 5, {0: [1, 2, 3, 4], 3: [0, 1, 2, 4]}),
+            ("desc", [0.3, 0.3, 0.1 + 0.2, 0.3, 0.1 + 0.2], {0: [1, 2, 3, 4], 3: [0, 1, 2, 4]}),
         ],
     )
     def test_the_best_or_the_worst_come_first_and_of_equals_the_lowest_id(
@@ -297,7 +298,9 @@ class TestOrder:
         method, at = DPKD(form="sequential", order=order), server(clients=5)
         # Every client reports its own number, so that a stack tells who is in it.
         said = {
-            client: Knowledge(logits=torch.full((1, CLASSES), float(client)), score=torch.tensor(score))
+            client: Knowledge(
+                logits=torch.full((1, CLASSES), float(client)), score=torch.tensor(score, dtype=torch.float64)
+            )
             for client, score in enumerate(scores)
         }
         for arrival in (said, dict(reversed(said.items()))):
