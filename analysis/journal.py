@@ -39,6 +39,8 @@ class Journal:
     """Columns `ROW`: int32, int32, str, str, float64; in the order they were written."""
     models: tuple[str, ...] = ()
     """Model of each client, where the header names them."""
+    numerics: int = 1
+    """Version of fedkd's numbers that it was made with."""
 
 
 def read_journal(path: Path) -> Journal | None:
@@ -81,6 +83,7 @@ def read_journal(path: Path) -> Journal | None:
         settings=header["settings"],
         rows=pd.concat(frames, ignore_index=True) if any(map(len, frames)) else empty,
         models=tuple(map(str, header.get("models", ()))),
+        numerics=header.get("numerics", 1),
     )
 
 
@@ -98,6 +101,7 @@ def _is_header(header: Any) -> bool:
         and isinstance(header.get("federation"), str)
         and isinstance(header.get("rounds"), int)
         and isinstance(header.get("settings"), dict)
+        and isinstance(header.get("numerics", 1), int)
     )
 
 

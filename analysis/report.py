@@ -21,30 +21,43 @@ from analysis.table import finished, load, read_study, rebuild, up_to_date
 from analysis.targets import reading_split, target_table
 
 
-def make_report(directory: str | Path, *, target: float | None = None, baseline: str = "local") -> Path:
+def make_report(
+    directory: str | Path, *, target: float | None = None, baseline: str = "local", everything: bool = False
+) -> Path:
     """Write `figures/*.svg` and `.png`, `summary.csv` and `report.html` into a results folder, and
     `targets.csv`, rounds and bytes to shares of `pooled`, where there is one.
 
     Federations that have not finished are left out, and the report says how many; only where none of a
     block has finished are their curves drawn as far as they go. target, baseline: as in `compare`.
-    `rounds.parquet` is brought up to date on the way. Returns the path of `report.html`.
+    The report is of the recipe that was run last, or of `everything` in the folder; figures of an earlier report that
+    this one does not draw are removed. `rounds.parquet` is brought up to date on the way. Returns the path of
+    `report.html`.
     Raises ResultsError when the folder is not a results folder or no round has finished yet.
     """
     directory = Path(directory)
     if not up_to_date(directory):
         rebuild(directory)
-    table, study = load(directory), read_study(directory)
+    table, study = load(directory, everything=everything), read_study(directory, everything=everything)
     if table.empty:
         raise ResultsError(f"{directory}: no federation has finished a round yet; report again when one has")
     summary = compare(table, study=study, target=target, baseline=baseline)
     pictures = draw(table, summary, study, directory / "figures")
+    _remove_others(directory / "figures", {picture.png.stem for _, block in pictures for picture in block})
     _write(directory / "summary.csv", _csv(summary.rows))
     done = finished(table)
+    (directory / "targets.csv").unlink(missing_ok=True)
     if len(targets := target_table(done, reading_split(done))):
         _write(directory / "targets.csv", _csv(targets))
     report = directory / "report.html"
     _write(report, page(summary, pictures, table, study))
     return report
+
+
+def _remove_others(folder: Path, drawn: set[str]) -> None:
+    """Remove figures of earlier reports: results that are gone must not be taken for today's."""
+    for path in folder.iterdir():
+        if path.suffix in (".svg", ".png") and path.stem not in drawn:
+            path.unlink()
 
 
 def draw(

@@ -6,7 +6,7 @@ leaves them out.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "ResultsError",
     "finished",
     "load",
+    "others",
     "read_study",
     "rebuild",
     "setting_columns",
@@ -32,26 +33,31 @@ __all__ = [
 _STAMP = b"fedkd"
 
 
-def load(directory: str | Path) -> pd.DataFrame:
-    """Every measurement of a study.
+def load(directory: str | Path, *, everything: bool = False) -> pd.DataFrame:
+    """Every measurement of the recipe that was run last into a folder, or of everything that lies in it.
+
+    What newer results replaced is in neither: it lies below `superseded/`, a results folder of its own.
 
     Columns: `federation, dataset, partition, method, seed, round, client, split, metric, value`, then `model`,
     that of the row's client, where clients of one federation hold different ones, then one for every other swept
     key: those that study.json names, or, where there is no study.json or the folder holds journals it does not
     list, every setting that takes more than one value. `transfer` is always a column when it varies: results with
     and without labels are never to be averaged. Sorted by settings, federation, round, client, split, metric.
-    `table.attrs["rounds"]` maps each federation to its planned number of rounds.
+    `table.attrs["rounds"]` maps each federation to its planned number of rounds; `table.attrs["numerics"]` is the
+    oldest version of fedkd's numbers among them.
 
     Raises ResultsError when the folder, a journal, study.json or the parquet file is missing or broken.
     """
     directory = _folder(directory)
+    if everything:
+        return _from_journals(directory, everything=True)
     if up_to_date(directory):
         return _read_parquet(directory / "rounds.parquet")
     return _from_journals(directory)
 
 
 def rebuild(directory: str | Path) -> Path:
-    """Write `rounds.parquet` from the journals and return its path.
+    """Write `rounds.parquet` from the journals of the recipe that was run last and return its path.
 
     The write is atomic, and the same journals give the same bytes. Raises ResultsError as `load` does.
     """
@@ -59,10 +65,9 @@ def rebuild(directory: str | Path) -> Path:
     # Before reading: what a running study appends meanwhile must leave the file out of date.
     stamp = _stamp(directory)
     table = _from_journals(directory)
-    rounds = table.attrs["rounds"]
-    table.attrs = {}
+    described, table.attrs = table.attrs, {}
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    text = json.dumps({**stamp, "rounds": rounds}, sort_keys=True)
+    text = json.dumps({**stamp, **described}, sort_keys=True)
     arrow = arrow.replace_schema_metadata({_STAMP: text.encode()})
     path = directory / "rounds.parquet"
     with replacing(path) as temporary:
@@ -70,8 +75,11 @@ def rebuild(directory: str | Path) -> Path:
     return path
 
 
-def read_study(directory: str | Path) -> dict[str, Any]:
-    """What `study.json` holds; empty where there is none. Raises ResultsError if it is not a JSON object."""
+def read_study(directory: str | Path, *, everything: bool = False) -> dict[str, Any]:
+    """What `study.json` holds of the recipe that was run last, or of everything that was run into the folder.
+
+    Empty where there is no such file. Raises ResultsError if it is not a JSON object.
+    """
     path = _folder(directory) / "study.json"
     if not path.exists():
         return {}
@@ -81,7 +89,27 @@ def read_study(directory: str | Path) -> dict[str, Any]:
         raise ResultsError(f"{path} is not JSON ({error}); run the study again to have it written") from error
     if not isinstance(study, dict):
         raise ResultsError(f"{path} should hold a JSON object, found {type(study).__name__}")
+    listed, current = study.get("federations", {}), study.get("current")
+    if everything:
+        # What the last recipe swept says nothing about the others.
+        return {key: value for key, value in study.items() if key != "swept"}
+    if isinstance(current, list) and isinstance(listed, dict):
+        study["federations"] = {name: listed[name] for name in current if name in listed}
+        study["partitions"] = _dealt_in(study["federations"].values(), study.get("partitions", []))
     return study
+
+
+def _dealt_in(settings: Iterable[Mapping[str, Any]], partitions: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """The partitions of some federations."""
+    keys = ("dataset", "partition", "seed", "clients")
+    wanted = {tuple(each.get(key) for key in keys) for each in settings}
+    return [each for each in partitions if tuple(each.get(key) for key in keys) in wanted]
+
+
+def others(directory: str | Path) -> int:
+    """How many federations lie in a folder beside those of the recipe that was run last."""
+    directory = _folder(directory)
+    return len(_journal_paths(directory)) - len(_journal_paths(directory, read_study(directory)))
 
 
 def up_to_date(directory: str | Path) -> bool:
@@ -93,11 +121,11 @@ def up_to_date(directory: str | Path) -> bool:
     """
     directory = _folder(directory)
     path = directory / "rounds.parquet"
-    journals = _journal_paths(directory)
     if not path.exists():
         return False
-    if not journals:
+    if not _journal_paths(directory):
         return True
+    journals = _journal_paths(directory, read_study(directory))
     written = path.stat().st_mtime_ns
     if any(journal.stat().st_mtime_ns > written for journal in journals):
         return False
@@ -133,13 +161,17 @@ def _folder(directory: str | Path) -> Path:
     return directory
 
 
-def _journal_paths(directory: Path) -> list[Path]:
-    return sorted((directory / "journal").glob("*.jsonl"))
+def _journal_paths(directory: Path, study: Mapping[str, Any] | None = None) -> list[Path]:
+    """All journals, or those that a study lists where it says which are its own."""
+    paths = sorted((directory / "journal").glob("*.jsonl"))
+    if study is None or "current" not in study:
+        return paths
+    return [path for path in paths if path.stem in study.get("federations", {})]
 
 
 def _stamp(directory: Path) -> dict[str, Any]:
-    sizes = {path.name: path.stat().st_size for path in _journal_paths(directory)}
     study = read_study(directory)
+    sizes = {path.name: path.stat().st_size for path in _journal_paths(directory, study)}
     return {"journals": sizes, "swept": [study.get("swept"), sorted(study.get("federations", {}))]}
 
 
@@ -167,18 +199,21 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise ResultsError(f"{path} lacks the columns {', '.join(missing)}; delete it: it is rebuilt from the journals")
     text = [name for name in table.columns if pd.api.types.is_string_dtype(table[name])]
     table = table.astype(dict.fromkeys(text, "str"))
-    table.attrs["rounds"] = _read_stamp(path).get("rounds", {})
+    stamp = _read_stamp(path)
+    table.attrs |= {"rounds": stamp.get("rounds", {}), "numerics": stamp.get("numerics", 1)}
     return table
 
 
-def _from_journals(directory: Path) -> pd.DataFrame:
-    paths = _journal_paths(directory)
+def _from_journals(directory: Path, *, everything: bool = False) -> pd.DataFrame:
+    study = read_study(directory, everything=everything)
+    paths = _journal_paths(directory, None if everything else study)
     if not paths:
         raise ResultsError(f"{directory} has no journal/*.jsonl: nothing has been run into this folder yet")
     read = [journal for path in paths if (journal := read_journal(path)) is not None]
     names = [journal.federation for journal in read]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ResultsError(f"{directory / 'journal'} has two journals of federation {min(twice)}; keep one")
-    table = assemble(read, read_study(directory), directory)
+    table = assemble(read, study, directory)
     table.attrs["rounds"] = {journal.federation: journal.rounds for journal in read}
+    table.attrs["numerics"] = min((journal.numerics for journal in read), default=1)
     return table

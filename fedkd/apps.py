@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -14,6 +15,7 @@ from fedkd import wire
 from fedkd.client import forget, serve, use_one_thread
 from fedkd.data import cache_root
 from fedkd.federation import Federation
+from fedkd.files import look_beside
 from fedkd.holdings import Loader
 from fedkd.knowledge import Knowledge
 
@@ -52,6 +54,7 @@ def client_app(load: Loader) -> ClientApp:
     def answer(message: Message, context: Context) -> Message:
         use_one_thread()
         settings = message.content.config_records[wire.EXCHANGE]
+        look_beside(cast("list[str]", settings.get("beside", [])))
         federation = Federation.from_json(str(settings["federation"]))
         client, number = int(str(settings["client"])), int(str(settings["exchange"]))
         knowledge = wire.from_arrays(message.content.array_records[wire.KNOWLEDGE])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Interval
@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from fedkd.consolidation import Consolidate, consolidation
+from fedkd.files import file_cache
 from fedkd.method import METHODS, Method
 from fedkd.models import ARCHITECTURES, assignment
 from fedkd.node import Pretraining, Training
@@ -154,7 +155,7 @@ class Federation:
 _ADAPTER = TypeAdapter(Federation)
 
 
-@lru_cache(maxsize=256)
+@file_cache(maxsize=256)
 def _parsed(text: str) -> Federation:
     # A client is sent the same settings with every message.
     return _ADAPTER.validate_json(text)

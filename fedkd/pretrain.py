@@ -18,6 +18,7 @@ from fedkd.evaluate import accuracy, mean_loss
 from fedkd.losses import cross_entropy
 from fedkd.models import ARCHITECTURES, Model
 from fedkd.node import Data, Node, Pretraining
+from fedkd.spec import own_code
 from fedkd.store import alone, read_tensors, write_tensors
 from fedkd.train import fit
 
@@ -136,6 +137,7 @@ def _place(client: Node, model: Model, name: str, settings: Pretraining) -> Path
     data = client.private
     assert data.y is not None
     identity = [SCHEMA, torch.__version__, name, sorted(asdict(settings).items()), client.id, client.seed]
+    identity += sorted(own_code(name).items())  # equal weights train otherwise in another network
     digest = hashlib.sha256(repr(identity).encode())
     judging = (client.val.x, client.val.y) if _watches_validation(settings) and client.val else ()
     for tensor in (data.x, data.y, *judging, *_flat(model.state_dict())):

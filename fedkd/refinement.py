@@ -19,6 +19,7 @@ from fedkd.losses import cross_entropy
 from fedkd.models import Model, build_model
 from fedkd.models.architecture import Shape
 from fedkd.node import SERVER, Data, Node, Optimisation, Training, rows_a_sample, rows_of
+from fedkd.spec import own_code
 from fedkd.store import alone, read_tensors, write_tensors
 from fedkd.streams import stream
 from fedkd.train import fit
@@ -82,7 +83,16 @@ def trained(
         return model.state_dict()
 
     known = {name: value for name, value in sorted(asdict(settings).items()) if name not in ("epochs", "steps")}
-    parts = [spec, str(known), str(epochs), str(seed), *_content(model), public.x, _labels(public)]
+    parts = [
+        spec,
+        *map(str, sorted(own_code(spec).items())),
+        str(known),
+        str(epochs),
+        str(seed),
+        *_content(model),
+        public.x,
+        _labels(public),
+    ]
     model.load_state_dict(_remembered("trained", parts, train))
     return model
 
@@ -90,7 +100,7 @@ def trained(
 def losses(model: Model, spec: str, data: Data, progress: Progress | None = None) -> Tensor:
     """(n,) float32: the mean loss of each sample in nats a row, of a model of this spec: see `sample_losses`."""
     told = partial(progress, f"scoring by {spec}") if progress else None
-    parts = [spec, *_content(model), data.x, _labels(data)]
+    parts = [spec, *map(str, sorted(own_code(spec).items())), *_content(model), data.x, _labels(data)]
     found = _remembered("losses", parts, lambda: {"losses": sample_losses(model, data, PIECE, told)})["losses"]
     return found.to(data.x.device)
 
@@ -122,7 +132,7 @@ def written(model: Model, spec: str, first: Tensor, length: int, *names: int | s
             chunks.append(text)
         return {"written": torch.cat(chunks)}
 
-    parts = [spec, *_content(model), first, str(length), repr(names)]
+    parts = [spec, *map(str, sorted(own_code(spec).items())), *_content(model), first, str(length), repr(names)]
     return _remembered("written", parts, write)["written"].to(first.device)
 
 

@@ -15,6 +15,7 @@ from fedkd import wire
 from fedkd.client import has_state, reports
 from fedkd.consolidation import packed_state
 from fedkd.federation import Federation
+from fedkd.files import beside
 from fedkd.holdings import Holdings, Loader, Row
 from fedkd.knowledge import Knowledge
 from fedkd.models import restored_model
@@ -77,6 +78,8 @@ class Rounds:
             settings = ConfigRecord({"federation": self.federation.to_json(), "client": client, "exchange": exchange})
             if self.store is not None:
                 settings["store"] = str(self.store)
+            if folders := beside():
+                settings["beside"] = folders
             knowledge = self._knowledge.get(client, Knowledge())
             content = RecordDict(
                 {wire.EXCHANGE: settings, wire.KNOWLEDGE: wire.to_arrays(knowledge)},

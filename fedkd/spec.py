@@ -10,24 +10,23 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
-import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, ValidationError
 
 from fedkd.errors import UserError, nearest
+from fedkd.files import code_hash, located
+from fedkd.own_code import load_file
 
 T = TypeVar("T")
 
@@ -125,6 +124,41 @@ def terms(text: str, sign: str) -> tuple[str, ...]:
     return (*parts, text[start:].strip())
 
 
+def specs_in(text: str) -> Iterator[Spec]:
+    """Every spec that a text holds: its terms joined by "+", and those in the quoted text of their parameters.
+
+    >>> [spec.name for spec in specs_in('tuned(method="kd(revise=\\"labels\\")")')]
+    ['tuned', 'kd', 'labels']
+    """
+    for term in terms(text, "+"):
+        try:
+            spec = parse(term)
+        except UserError:
+            continue  # a parameter that is plain text
+        yield spec
+        for inner in _texts(list(spec.arguments.values())):
+            yield from specs_in(inner)
+
+
+def own_code(text: str) -> dict[str, str]:
+    """Hash of every Python file of the user's own that the specs in `text` name, and of what it imports beside it.
+
+    Raises:
+        UserError: a file is not there, or is not Python.
+    """
+    return {spec.file: code_hash(located(spec.file)) for spec in specs_in(text) if spec.file}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        yield from _texts(list(value.values()))
+
+
 def _literal(node: ast.expr, where: str) -> Any:
     """The value that a literal stands for."""
     try:
@@ -191,7 +225,7 @@ class Catalogue(Generic[T]):
             UserError: nothing has this name (the message offers the nearest), or the user's file lacks it.
         """
         if spec.file:
-            module = _load_file(spec.file, self.noun)
+            module = load_file(spec.file, self.noun)
             entry = self._entry(module, spec.name)
             if entry is None:
                 raise UserError(f"{self.noun} {spec}: {spec.file} defines no {self.base.__name__} called {spec.name!r}")
@@ -331,25 +365,3 @@ def _first_problem(error: ValidationError) -> str:
     where = f"{where}: " if where else ""
     found = f", found {problem['input']!r}" if where else ""
     return f"{where}{message[0].lower()}{message[1:]}{found}"
-
-
-def _load_file(file: str, noun: str) -> ModuleType:
-    """Import a user's own file. This runs the file: it is code that its user names, like a script."""
-    path = Path(file).expanduser().resolve()
-    if not path.is_file():
-        raise UserError(f"{noun} file {file!r} does not exist (looked for {path})")
-    name = f"_fedkd_own_{abs(hash(str(path)))}_{path.stem}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    run: Callable[[ModuleType], None] = spec.loader.exec_module
-    try:
-        run(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise UserError(f"{noun} file {file!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module

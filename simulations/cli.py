@@ -115,6 +115,9 @@ def report(
     target: Annotated[
         float | None, typer.Option(help="Accuracy for rounds-to-target, in [0, 1]; default: best minus a point.")
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Everything in the folder, not only the recipe that was run last.")
+    ] = False,
 ) -> None:
     """Statistics, figures (svg and png) and the self-contained report.html of a results folder."""
     out.print(f"fedkd: reporting on {escape(str(results))}")
@@ -122,8 +125,8 @@ def report(
 
     if target is not None and not 0 <= target <= 1:
         raise UserError(f"--target {target}: it is an accuracy between 0 and 1")
-    _make_report(results, target)
-    _print_comparison(results, target)
+    _make_report(results, target, everything)
+    _print_comparison(results, target, everything)
 
 
 @app.command("list")
@@ -236,23 +239,25 @@ def refine(
     out.print(f"manifest.json, scores.parquet, kept.txt and figures: {escape(str(results))}")
 
 
-def _make_report(results: Path, target: float | None = None) -> None:
+def _make_report(results: Path, target: float | None = None, everything: bool = False) -> None:
     from analysis.report import make_report
 
-    page = make_report(results, target=target)
+    page = make_report(results, target=target, everything=everything)
     drawn = len(list((results / "figures").glob("*.png")))
     out.print(f"figures: {escape(str(results / 'figures'))} ({drawn}, each as .svg and .png)")
     out.print(f"report:  {escape(str(page))}")
 
 
-def _print_comparison(results: Path, target: float | None = None) -> None:
+def _print_comparison(results: Path, target: float | None = None, everything: bool = False) -> None:
     """What came out and what it cost, a line a method; the report has every column."""
     from analysis.style import wrap
     from analysis.summary import compare
-    from analysis.table import load, read_study
+    from analysis.table import load, others, read_study
     from analysis.wording import text_tables
+    from simulations.superseding import outdated
 
-    summary = compare(load(results), study=read_study(results), target=target)
+    table = load(results, everything=everything)
+    summary = compare(table, study=read_study(results, everything=everything), target=target)
     versus = f"vs {summary.baseline}"
     shown = ["final", "Δ", versus, "verdict", "gained", "lost", "worst client", "bytes", "rounds to target"]
     for outcome, cost in zip(text_tables(summary), text_tables(summary, "cost"), strict=True):
@@ -276,6 +281,12 @@ def _print_comparison(results: Path, target: float | None = None) -> None:
     )
     for warning in summary.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
+    if changes := outdated(table.attrs["numerics"]):
+        out.print(f"[yellow]warning:[/] made by an older fedkd, whose numbers have changed since: {escape(changes)}")
+    if not everything and (rest := others(results)):
+        out.print(
+            f"{rest} federations of other recipes lie in the folder too: fedkd report {escape(str(results))} --all"
+        )
 
 
 def _stop_on_interrupt(stop: threading.Event) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import torch
 
 from fedkd.data import Dataset, load
 from fedkd.federation import Federation
+from fedkd.files import file_cache
 from fedkd.holdings import Holdings
 from fedkd.node import SERVER, Data
 from partitions.contract import Indices, stream
@@ -83,7 +83,7 @@ def _own(federation: Federation, source: Dataset, client: int, part: str, index:
     return Data(x, y)
 
 
-@lru_cache(maxsize=1)
+@file_cache(maxsize=1)
 def _test(dataset: str) -> Data:
     """The common test set."""
     source = load(dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -44,6 +45,10 @@ class Bar(Watcher):
             return
         self._out.print(f"{federations} to run, {rounds} rounds in all; starting workers")
         self._bar.update(self._task, total=rounds, visible=True)
+
+    def superseded(self, federations: int, why: str, folder: Path) -> None:
+        which = "1 federation" if federations == 1 else f"{federations} federations"
+        self._out.print(f"{escape(why)}: {which} set aside in {escape(str(folder))}, to be run again")
 
     def round(self, federation: Federation, number: int) -> None:
         del federation, number

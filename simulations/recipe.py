@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedkd.augment import augmentation
 from fedkd.errors import UserError, nearest
 from fedkd.federation import Federation
+from fedkd.files import look_beside
 from fedkd.models import ARCHITECTURES
 from fedkd.node import Pretraining, Training
 from fedkd.spec import parse, terms
@@ -43,6 +44,8 @@ class Recipe:
     ray: RaySettings
     source: Mapping[str, Any]
     """the flat key → value or list of values, as written and overridden"""
+    folder: Path | None = None
+    """where files that the recipe names are looked for first: where it lies itself"""
 
 
 @cache
@@ -58,6 +61,8 @@ def known_keys() -> dict[str, str]:
 
 def read(path: str, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe file, or one that ships with fedkd by its bare name, and apply `KEY=VALUE` overrides.
+
+    Files that the recipe names are looked for beside it first, by this process from now on.
 
     Raises:
         UserError: the file is missing or broken, a key is unknown, or a value is not what it should be.
@@ -77,7 +82,9 @@ def read(path: str, overrides: Iterable[str] = ()) -> Recipe:
         raise UserError(f"recipe {path}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"recipe {path}: not TOML: {error}") from error
-    return expand(file.stem, content, overrides)
+    folder = None if file.is_relative_to(SHIPPED) else file.absolute().parent
+    look_beside([folder] if folder else [])
+    return replace(expand(file.stem, content, overrides), folder=folder)
 
 
 def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -13,7 +12,8 @@ import numpy as np
 from fedkd.data import Dataset, cache_root, load
 from fedkd.errors import UserError
 from fedkd.federation import Federation
-from fedkd.spec import Catalogue, parse, terms
+from fedkd.files import content_hash, file_cache, located
+from fedkd.spec import Catalogue, own_code, parse, specs_in, terms
 from fedkd.store import alone
 from partitions.composition import Skew, Sum, Thinning, composed
 from partitions.contract import Partition, PartitionError, Samples, Strategy, apply, stream
@@ -38,16 +38,24 @@ def partition_strategy(text: str) -> Strategy:
     """
     parts = terms(text, "+")
     try:
-        return composed([PARTITIONS.build(part) for part in parts], parts)
+        return composed([_placed(PARTITIONS.build(part)) for part in parts], parts)
     except PartitionError as error:
         raise UserError(f"partition {text}: {error}") from error
 
 
-def own_files(text: str) -> list[Path]:
-    """The user's own files that a spec string or a sum of them names: Python files, and manifests."""
-    specs = [parse(part) for part in terms(text, "+")]
-    named = [spec.file for spec in specs] + [spec.arguments.get("file") for spec in specs if spec.name == "manifest"]
-    return [Path(file).expanduser() for file in named if file]
+def _placed(strategy: Strategy) -> Strategy:
+    """A strategy whose file is where the user's files are looked for."""
+    return replace(strategy, file=str(located(strategy.file))) if isinstance(strategy, Manifest) else strategy
+
+
+def partition_files(text: str) -> dict[str, str]:
+    """Hash of every file that a partition names: Python files of the user's own, and manifests.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    manifests = [str(spec.arguments.get("file", "")) for spec in specs_in(text) if spec.name == "manifest"]
+    return own_code(text) | {file: content_hash(located(file)) for file in manifests}
 
 
 def deal(federation: Federation, dataset: Dataset) -> Deal:
@@ -157,7 +165,7 @@ def key(federation: Federation) -> Key:
     )
 
 
-@lru_cache(maxsize=64)
+@file_cache(maxsize=64)
 def _kept(
     dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common"]
 ) -> Deal:
@@ -175,7 +183,7 @@ def _kept(
         val,
     ]
     identity += [load(public.source).fingerprint] if public and public.source else []
-    identity += [_digest(file) for file in own_files(partition)]
+    identity += sorted(partition_files(partition).items())
     path = cache_root() / "partitions" / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]}.json"
     with alone(path):
         if path.is_file():
@@ -191,7 +199,7 @@ def _kept(
         return made
 
 
-@lru_cache(maxsize=8)
+@file_cache(maxsize=8)
 def altered(
     dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common"]
 ) -> Partition | None:
@@ -239,10 +247,3 @@ def _samples(dataset: Dataset, part: str) -> Samples:
     index = dataset.train if part == "train" else dataset.test
     columns = {name: column[index.numpy()] for name, column in dataset.columns.items()}
     return Samples(dataset.labels[index].numpy(), columns)
-
-
-def _digest(file: Path) -> str:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"partition: {file} cannot be read ({error.strerror})") from error

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +19,24 @@ from fedkd.client import use_one_thread
 from fedkd.data import load
 from fedkd.errors import UserError
 from fedkd.federation import Federation
+from fedkd.files import forget_files, look_beside
 from fedkd.holdings import Row
 from fedkd.keeping import kept_model
 from fedkd.node import SERVER
+from fedkd.numerics import NUMERICS
 from fedkd.rounds import Rounds
 from fedkd.spec import parse
 from simulations import engine
+from simulations.contents import contents
 from simulations.data import load_holdings
 from simulations.engine import Lane
 from simulations.journal import Journal
 from simulations.provenance import commit, hardware, versions
 from simulations.queue import Queue
 from simulations.recipe import Recipe, settings_of
-from simulations.splits import Key, key, manifest, own_files
+from simulations.splits import Key, key, manifest
+from simulations.superseding import FOLDER as SUPERSEDED
+from simulations.superseding import set_aside
 
 
 class Watcher:
@@ -42,6 +47,9 @@ class Watcher:
 
     def begins(self, federations: int, rounds: int) -> None:
         """So many federations and rounds are still to run."""
+
+    def superseded(self, federations: int, why: str, folder: Path) -> None:
+        """Older results were moved to a folder, because newer ones replace them."""
 
     def round(self, federation: Federation, number: int) -> None:
         """A round is complete."""
@@ -68,6 +76,7 @@ class Study:
     recipe: Recipe
     out: Path
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _headers: dict[Federation, dict[str, Any]] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     """set it to end the study after the exchanges in flight"""
 
@@ -83,8 +92,13 @@ class Study:
         """
         watcher = watcher or Watcher()
         use_one_thread()
+        look_beside([self.recipe.folder] if self.recipe.folder else [])
+        forget_files()
         splits = self._prepare(watcher)
+        headers = {header["federation"]: header for header in map(self.header, self.recipe.federations)}
         with self._folder():
+            for why, count in set_aside(self.out, headers).items():
+                watcher.superseded(count, why, self.out / SUPERSEDED)
             self._describe(splits)
             journals = [(federation, self.open(federation)) for federation in self.recipe.federations]
             pending = [(f, journal) for f, journal in journals if journal.complete() < f.last_round]
@@ -119,16 +133,28 @@ class Study:
                 f"the same command resumes these. First: {sorted(failures)[0]}"
             )
 
+    def header(self, federation: Federation) -> dict[str, Any]:
+        """What the journal of a federation begins with: all that its numbers are made of.
+
+        Raises:
+            UserError: a file that it depends on cannot be read.
+        """
+        if federation not in self._headers:
+            read = contents(federation)
+            self._headers[federation] = {
+                "federation": identify(federation, read),
+                "rounds": federation.last_round,
+                "settings": settings_of(federation),
+                "models": federation.client_models,
+                "contents": read,
+                "numerics": NUMERICS,
+            }
+        return self._headers[federation]
+
     def open(self, federation: Federation) -> Journal:
         """The journal of one federation, begun where there is none."""
-        name = identify(federation)
-        header = {
-            "federation": name,
-            "rounds": federation.last_round,
-            "settings": settings_of(federation),
-            "models": federation.client_models,
-        }
-        journal = Journal(self.out / "journal" / f"{name}.jsonl", header)
+        header = self.header(federation)
+        journal = Journal(self.out / "journal" / f"{header['federation']}.jsonl", header)
         if journal.complete() < 0:
             journal.begin()
         return journal
@@ -184,20 +210,24 @@ class Study:
         path = self.out / "study.json"
         try:
             before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            kept = dict(before.get("federations", {}))
             known = before.get("partitions", [])
+            earlier = dict(before.get("federations", {}))
         except (ValueError, TypeError, AttributeError, OSError) as error:
             raise UserError(f"{path}: not a study ({error}); remove it or choose another --out") from error
-        federations = kept | {identify(f): settings_of(f) for f in self.recipe.federations}
+        journals = self.out / "journal"
+        current = {self.header(f)["federation"]: settings_of(f) for f in self.recipe.federations}
+        kept = {name: settings for name, settings in earlier.items() if (journals / f"{name}.jsonl").is_file()}
         described = {
             "recipe": dict(self.recipe.source),
             "name": self.recipe.name,
-            "swept": sorted({*self.recipe.swept, *_varying(list(federations.values()))}),
-            "federations": federations,
+            "swept": sorted({*self.recipe.swept, *_varying(list(current.values()))}),
+            "current": list(current),
+            "federations": kept | current,
+            "numerics": NUMERICS,
             "versions": versions(),
             "hardware": hardware(),
             "commit": commit(),
-            "partitions": [split for split in known if split not in partitions] + partitions,
+            "partitions": [split for split in known if _dealt(split) not in map(_dealt, partitions)] + partitions,
         }
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(described, indent=1), encoding="utf-8")
@@ -280,12 +310,10 @@ class Study:
             watcher.finished(federation, accuracy)
 
 
-def identify(federation: Federation) -> str:
-    """A name for files: the method's, and a hash of every setting and of the user's own files."""
-    digest = hashlib.sha256(federation.to_json().encode())
-    for text in (federation.method, federation.partition):
-        for file in own_files(text):
-            digest.update(file.read_bytes())
+def identify(federation: Federation, read: Mapping[str, str] | None = None) -> str:
+    """A name for files: the method's, and a hash of every setting, of all `contents`, and of fedkd's numerics."""
+    made_of = [federation.to_json(), contents(federation) if read is None else dict(read), NUMERICS]
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
     return f"{parse(federation.method).name}-{digest.hexdigest()[:12]}"
 
 
@@ -305,6 +333,11 @@ def mean_accuracy(rows: list[Row]) -> float:
     found = [(client, value) for client, split, metric, value in rows if (split, metric) == ("test", "accuracy")]
     values = [value for client, value in found if client >= 0] or [value for _, value in found]
     return sum(values) / len(values)
+
+
+def _dealt(split: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells one partition of a folder from another."""
+    return tuple(split.get(name) for name in ("dataset", "partition", "seed", "clients"))
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:

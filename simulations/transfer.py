@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from fedkd.data import Dataset, load
 from fedkd.errors import UserError, nearest
+from fedkd.files import file_cache
 from fedkd.node import Data
 from fedkd.spec import STRICT, parse
 from partitions.contract import Indices, stream
@@ -106,7 +106,7 @@ def hold_transfer(public: Public | None, dataset: Dataset, seed: int) -> Held:
     return Held(used, np.setdiff1d(np.arange(own), held), np.setdiff1d(held, used))
 
 
-@lru_cache(maxsize=2)
+@file_cache(maxsize=2)
 def transfer_data(dataset: str, transfer: str, seed: int) -> tuple[Data, bool] | None:
     """The transfer set with its labels, and whether these mean the federation's own classes; once a process.
 

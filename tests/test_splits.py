@@ -12,6 +12,7 @@ import torch
 from fedkd.data import Dataset, load
 from fedkd.errors import UserError
 from fedkd.federation import Federation
+from fedkd.files import forget_files
 from fedkd.node import SERVER
 from partitions.deal import Deal
 from partitions.measures import skew
@@ -123,13 +124,12 @@ class TestSkews:
         assert abs(wrong - 0.4 * sizes) <= 5
 
     def test_the_same_federation_sees_the_same_noise_again(self) -> None:
-        from simulations import data, splits
+        from simulations import data
 
         of = federation("dirichlet(alpha=0.5)+noise(sigma=0.3)+label_noise(rate=0.1)")
         first = load_holdings(of, 3)
         data._SHARDS.__init__()  # type: ignore[misc]
-        splits.altered.cache_clear()
-        splits._kept.cache_clear()
+        forget_files()
         again = load_holdings(of, 3)
         assert first.data is not None
         assert again.data is not None
@@ -171,9 +171,7 @@ class TestManifest:
         of = federation(f"manifest(file='{tmp_path / 'split.json'}')")
         for partition in ("iid", "dirichlet(alpha=0.3)"):
             dealt(partition).save(tmp_path / "split.json")
-            from simulations import splits
-
-            splits._kept.cache_clear()
+            forget_files()
             assert manifest(of).sha256 == dealt(partition).sha256
 
     @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 from fedkd.data.cache import cache_root
 from fedkd.data.published import mirror
 from fedkd.errors import UserError
+from fedkd.files import located
 
 TIMEOUT = 10.0
 """Seconds without an answer after which the hub is taken for out of reach."""
@@ -26,7 +27,7 @@ REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 def local_folder(name: str) -> Path | None:
     """The folder that `name` is, or has below $FEDKD_DATA/hf; None for a data set of the hub."""
     below = mirror()
-    places = [Path(name).expanduser()] + ([below / "hf" / name] if below else [])
+    places = [located(name)] + ([below / "hf" / name] if below else [])
     return next((place.absolute() for place in places if place.is_dir()), None)
 
 

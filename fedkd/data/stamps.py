@@ -7,23 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedkd.errors import UserError
+from fedkd.files import located
 
-
-def located(path: str) -> Path:
-    """Where a file or folder is that the user names: a relative path is looked for below $FEDKD_DATA too.
-
-    A recipe can so name its data without a word about the machine. What is nowhere keeps the path as it was given.
-    """
-    here = Path(path).expanduser()
-    mirror = os.environ.get("FEDKD_DATA")
-    if mirror and not here.is_absolute() and not here.exists():
-        there = Path(mirror).expanduser() / here
-        return there if there.exists() else here
-    return here
+__all__ = ["below", "file_stamp", "folder_stamp", "located"]
 
 
 def file_stamp(path: str) -> list[str | int]:
-    """Absolute path, size and time of one file; UserError where there is none."""
+    """Absolute path, size and times of one file; UserError where there is none."""
     absolute = located(path).absolute()
     try:
         found = absolute.stat()
@@ -31,17 +21,17 @@ def file_stamp(path: str) -> list[str | int]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a file") from error
     if absolute.is_dir():
         raise UserError(f"{path} is a folder; give the path of a file")
-    return [str(absolute), found.st_size, found.st_mtime_ns]
+    return [str(absolute), found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def folder_stamp(path: str) -> list[object]:
-    """Absolute path, and name, size and time of everything below; UserError where it cannot be read."""
+    """Absolute path, and name, size and times of everything below; UserError where it cannot be read."""
     absolute = located(path).absolute()
     try:
         found = [(entry.path, entry.stat()) for entry in below(absolute)]
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); mend or remove it") from error
-    return [str(absolute), sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in found)]
+    return [str(absolute), sorted([name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in found)]
 
 
 def below(folder: Path) -> Iterator[os.DirEntry[str]]:

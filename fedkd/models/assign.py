@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedkd.errors import UserError
+from fedkd.files import file_cache
 from fedkd.models.architecture import Architecture, Model, Shape, check_kind
 from fedkd.spec import Catalogue, parse, terms
 from fedkd.streams import seed_of
@@ -128,6 +129,6 @@ def _laid_out(model: Model) -> Model:
     return model.to(memory_format=torch.channels_last)
 
 
-@lru_cache(maxsize=64)
+@file_cache(maxsize=64)
 def _architecture(spec: str) -> Architecture:
     return ARCHITECTURES.build(spec)

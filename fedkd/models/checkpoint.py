@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedkd.errors import UserError
+from fedkd.files import candidates, located
 from fedkd.models.architecture import Architecture, Kind, Model, Shape
 from fedkd.models.assign import ARCHITECTURES
 from fedkd.models.blocks.classifier import renamed
@@ -124,18 +125,22 @@ class Checkpoint(Architecture):
         return str(spec)
 
     def _file(self, client: int) -> Path:
-        return Path(self.argument.replace(CLIENT, str(client))).expanduser()
+        return located(self.argument.replace(CLIENT, str(client)))
 
     @property
     def _first(self) -> Path:
         """The file that says what is built: of several, that of the smallest id."""
         if CLIENT not in self.argument:
             return self._file(0)
-        whole = str(Path(self.argument).expanduser())
-        ids = re.compile(re.escape(whole).replace(re.escape(CLIENT), r"(\d+)", 1).replace(re.escape(CLIENT), r"\1"))
-        # Path.glob takes no pattern of a whole path.
-        found = (ids.fullmatch(path) for path in glob.iglob(glob.escape(whole).replace(CLIENT, "*")))  # noqa: PTH207
-        numbers = [int(match[1]) for match in found if match and str(int(match[1])) == match[1]]
-        if not numbers:
-            raise UserError(f"no client's file is there: {whole}, with an id in place of {CLIENT}")
-        return self._file(min(numbers))
+        for path in candidates(self.argument):
+            if numbers := _numbers(str(path)):
+                return self._file(min(numbers))
+        raise UserError(f"no client's file is there: {self.argument}, with an id in place of {CLIENT}")
+
+
+def _numbers(path: str) -> list[int]:
+    """The ids for which there is a file at a path in which CLIENT stands for the id."""
+    ids = re.compile(re.escape(path).replace(re.escape(CLIENT), r"(\d+)", 1).replace(re.escape(CLIENT), r"\1"))
+    # Path.glob takes no pattern of a whole path.
+    matches = (ids.fullmatch(name) for name in glob.iglob(glob.escape(path).replace(CLIENT, "*")))  # noqa: PTH207
+    return [int(match[1]) for match in matches if match and str(int(match[1])) == match[1]]

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fedkd.errors import UserError
+from fedkd.files import located
 from fedkd.models.architecture import Architecture, Kind, LanguageModel, Model, Shape
 from fedkd.models.blocks.tensors import check_fit, read_weights
 from fedkd.spec import STRICT
@@ -126,7 +127,7 @@ class HFCausal(Architecture):
 
     @property
     def _folder(self) -> Path:
-        return Path(self.argument).expanduser()
+        return located(self.argument)
 
     @property
     def _called(self) -> str:

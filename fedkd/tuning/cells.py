@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from pydantic import ValidationError
 
 from fedkd.errors import UserError, nearest
+from fedkd.files import file_cache
 from fedkd.method import METHODS, Method
 from fedkd.node import Training
 from fedkd.spec import Spec, parameters, parse
@@ -29,7 +29,7 @@ class Cell:
     """where on the grid; None: the untuned cell, where it is not on it"""
 
 
-@lru_cache(maxsize=4096)
+@file_cache(maxsize=4096)
 def cell(method: str, grid: Grid, training: Training, point: Point | None) -> Cell:
     """The cell at a point of the grid; None: the method as given.
 

@@ -1,0 +1,16 @@
+"""The version of fedkd's numbers: raised whenever equal settings and equal data would give others than before.
+
+It is part of every federation's identity, so that results made before a change are never taken for results after it.
+"""
+
+from __future__ import annotations
+
+CHANGES = {
+    1: "the first numbers",
+    2: "Dirichlet shards without a remainder for the last client; ties in tuning broken by the loss; influence by the "
+    "exact curvature of the last layer; seeded dropout; one encoding of what dp_kd compares",
+}
+"""What changed with each version."""
+
+NUMERICS = max(CHANGES)
+"""The version now."""

@@ -1,0 +1,56 @@
+"""What the numbers of a federation are made of besides its settings: the content of every file that they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedkd.data import load
+from fedkd.federation import Federation
+from fedkd.files import content_hash, file_cache, located
+from fedkd.models import ARCHITECTURES
+from fedkd.spec import own_code, specs_in
+from simulations.splits import partition_files
+from simulations.transfer import transfer_set
+
+LENGTH = 16
+"""Hexadecimal digits of a hash that are kept: enough to tell files apart, and short enough to read."""
+
+
+def contents(federation: Federation) -> dict[str, str]:
+    """Hash of the content of everything that a federation reads, by the name that the recipe gives it.
+
+    Data sets with labels and columns, that of the transfer set included; checkpoints, folders of models and manifests;
+    Python files of the user's own with what they import from beside them, and files that these are given by name.
+    What fedkd brings itself stands under `fedkd.numerics`.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    public = transfer_set(federation.transfer)
+    data = [federation.dataset, *([public.source] if public and public.source else [])]
+    hashes = {source: load(source).fingerprint for source in data}
+    hashes |= partition_files(federation.partition)
+    for text in dict.fromkeys((federation.method, federation.start, *federation.client_models)):
+        hashes |= own_code(text)
+    for file in _files(federation):
+        hashes[str(file)] = content_hash(located(file))
+    return {name: hashes[name][:LENGTH] for name in sorted(hashes)}
+
+
+def _files(federation: Federation) -> Iterator[Path]:
+    for client, model in enumerate(federation.client_models):
+        yield from _architecture_files(model, client)
+    for text in (federation.method, federation.start, federation.partition, *federation.client_models):
+        for spec in specs_in(text):
+            if spec.file:
+                # What a user's own code does with a name is not known here; where it is a file, it may read it.
+                given = (value for value in spec.arguments.values() if isinstance(value, str))
+                yield from (Path(value) for value in given if value and located(value).is_file())
+            elif text not in federation.client_models and spec.name in ARCHITECTURES.names:
+                yield from _architecture_files(str(spec), 0)
+
+
+@file_cache(maxsize=1024)
+def _architecture_files(model: str, client: int) -> tuple[Path, ...]:
+    return ARCHITECTURES.build(model).files(client)

@@ -1,0 +1,80 @@
+"""Results of one folder that newer ones replace: an edited file, another number of rounds, a newer fedkd."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedkd.numerics import CHANGES, NUMERICS
+
+FOLDER = "superseded"
+_NOT_COMPARED = ("rounds", "save")
+"""Settings that make no other arm of a study: one federation of more rounds replaces one of fewer."""
+
+
+def set_aside(out: Path, headers: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Move journals and models that federations about to run replace to `superseded/`, and take back what is there.
+
+    headers: of the journals of all federations of the recipe, by federation. A journal is replaced where one of these
+    has the same settings, but other contents, rounds or numerics. What was set aside before and is asked for again, to
+    the last bit of its files, comes back. Returns how many were set aside, by reason.
+    """
+    aside = out / FOLDER
+    for name in headers:
+        if (aside / "journal" / f"{name}.jsonl").is_file() and not (out / "journal" / f"{name}.jsonl").is_file():
+            _move(name, aside, out)
+    slots = {slot(header): header for header in headers.values()}
+    reasons: Counter[str] = Counter()
+    for path in sorted((out / "journal").glob("*.jsonl")):
+        old = _header(path)
+        if old is None or path.stem in headers or (new := slots.get(slot(old))) is None:
+            continue
+        shutil.rmtree(out / "state" / path.stem, ignore_errors=True)
+        _move(path.stem, out, aside)
+        reasons[_reason(old, new)] += 1
+    return dict(reasons)
+
+
+def slot(header: Mapping[str, Any]) -> str:
+    """What stays of a header when only files, rounds or fedkd change: equal for results that replace each other."""
+    return json.dumps({k: v for k, v in header["settings"].items() if k not in _NOT_COMPARED}, sort_keys=True)
+
+
+def outdated(numerics: int) -> str:
+    """What has changed in fedkd's numbers since some version; empty: nothing."""
+    return "; ".join(f"{version}: {change}" for version, change in CHANGES.items() if version > numerics)
+
+
+def _reason(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    if (before := int(old.get("numerics", 1))) != NUMERICS:
+        return f"made with numbers of version {before}, now {NUMERICS} ({outdated(before)})"
+    was, now = old.get("contents", {}), new["contents"]
+    changed = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
+    if changed:
+        return f"{', '.join(changed)} changed"
+    return f"rounds = {new['settings']['rounds']} now, {old['settings']['rounds']} before"
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    """The header of a journal; None where there is none, which whoever reads the journal will say."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            header = json.loads(file.readline())
+        return header if isinstance(header["settings"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _move(name: str, source: Path, target: Path) -> None:
+    """Move one federation's models, then its journal: a kill between the two leaves the journal to be moved again."""
+    models = source / "models" / name
+    if models.is_dir():
+        (target / "models").mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target / "models" / name, ignore_errors=True)
+        models.rename(target / "models" / name)
+    (target / "journal").mkdir(parents=True, exist_ok=True)
+    (source / "journal" / f"{name}.jsonl").replace(target / "journal" / f"{name}.jsonl")
