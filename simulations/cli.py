@@ -256,8 +256,8 @@ def _print_comparison(results: Path, target: float | None = None, everything: bo
     from analysis.wording import text_tables
     from simulations.superseding import outdated
 
-    table = load(results, everything=everything)
-    summary = compare(table, study=read_study(results, everything=everything), target=target)
+    measured = load(results, everything=everything)
+    summary = compare(measured, study=read_study(results, everything=everything), target=target)
     versus = f"vs {summary.baseline}"
     shown = ["final", "Δ", versus, "verdict", "gained", "lost", "worst client", "bytes", "rounds to target"]
     for outcome, cost in zip(text_tables(summary), text_tables(summary, "cost"), strict=True):
@@ -281,7 +281,7 @@ def _print_comparison(results: Path, target: float | None = None, everything: bo
     )
     for warning in summary.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
-    if changes := outdated(table.attrs["numerics"]):
+    if changes := outdated(measured.attrs["numerics"]):
         out.print(f"[yellow]warning:[/] made by an older fedkd, whose numbers have changed since: {escape(changes)}")
     if not everything and (rest := others(results)):
         out.print(

@@ -148,8 +148,9 @@ class TestIdentity:
 
     def test_a_checkpoint_inside_a_method(self, tmp_path: Path) -> None:
         file = weights(tmp_path / "teacher.safetensors", 0)
-        teacher = f"checkpoint:{file}(model='mlp(hidden=[4])')"
-        text = f'tuned(method="miniplm(teacher={teacher!r})")'
+        teacher = f"checkpoint:{file}(model={'mlp(hidden=[4])'!r})"
+        inner = f"miniplm(teacher={teacher!r})"
+        text = f"tuned(method={inner!r})"
         federation = expand("c", SETTINGS | {"method": "local"}).federations[0]
         object.__setattr__(federation, "method", text)
         before = identify(federation)
