@@ -108,6 +108,7 @@ class TestRounds:
             "class_sums": (CLASSES, 768),
             "class_counts": (CLASSES,),
         }
+        assert outcome.reports[1][0]["class_sums"].dtype == torch.float32
         assert all(name.startswith("encoder/") for name in outcome.knowledge[1][0])
         assert sum(map(Tensor.numel, outcome.knowledge[1][0].values())) == 23_316
         assert {name: tuple(each.shape) for name, each in outcome.knowledge[2][1].items()} == {
@@ -121,7 +122,7 @@ class TestRounds:
             "pair_sums": CLASSES**2,
             "counts": CLASSES,
         }
-        assert outcome.reports[0][0]["pair_sums"].dtype == torch.float64
+        assert outcome.reports[0][0]["pair_sums"].dtype == torch.float32
 
     @pytest.mark.parametrize(("spec", "who", "images"), [(SHARED, [SERVER], [14]), (LOCAL, [0, 1, 2], [10, 13, 16])])
     def test_an_encoder_is_trained_once_and_its_cost_stands_apart(
@@ -252,9 +253,9 @@ class TestCut:
         shards = cut(data, whose, parties)
         for order in (shards, shards[::-1]):
             records, its = merged(method, order)
-            np.testing.assert_allclose(matrix_of(records), matrix_of(reference), rtol=1e-12)
+            np.testing.assert_allclose(matrix_of(records), matrix_of(reference), rtol=2e-6)  # float32 sums travel
             assert len(matrix_of(records)) == CLASSES * (CLASSES + 1) // 2
-            torch.testing.assert_close(its, q, rtol=1e-6, atol=0)
+            torch.testing.assert_close(its, q, rtol=2e-6, atol=0)
 
     @BOTH
     def test_the_order_in_which_replies_come_changes_no_bit(self, spec: str) -> None:

@@ -92,7 +92,7 @@ class ReffAKD(Method):
         trained = autoencoder.train_once(client.private.x, self.epochs, client.rng("autoencoder"))
         book(client, trained)
         sums, counts = self._classes.sums(client, trained.network.encoder)
-        return Knowledge(pair_sums=pair_sums(sums, counts), counts=counts)
+        return Knowledge(pair_sums=pair_sums(sums, counts).float(), counts=counts)
 
     def prepare(self, client: Node, knowledge: Knowledge) -> None:
         self._classes.embed(client, knowledge)
@@ -104,7 +104,7 @@ class ReffAKD(Method):
             q = self._classes.taught(server, reports)
         else:
             told = [reports[client] for client in sorted(reports)]
-            sums = torch.stack([each["pair_sums"] for each in told]).sum(0)
+            sums = torch.stack([each["pair_sums"] for each in told]).double().sum(0)
             pairs = torch.stack([pair_counts(each["counts"]) for each in told]).sum(0)
             q = self._classes.soft_labels(server, sums, pairs)
         return dict.fromkeys(server.learners, Knowledge({SOFT_LABELS: q}))
