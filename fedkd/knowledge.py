@@ -83,7 +83,8 @@ Wire = Annotated[str, AfterValidator(_known)]
 def over_the_wire(logits: Tensor, wire: str) -> Tensor:
     """(…, classes) `logits` as the other side would read them, in float32.
 
-    Whatever is compared with soft predictions that travelled passes through here first. Values beyond the
+    Whatever is compared with soft predictions that travelled passes through here first; that those travelled twice,
+    to the server and from it, makes no difference. Values beyond the
     range of float16 (±65504) are clamped rather than sent as infinities.
     """
     return from_wire(to_wire(logits, wire), logits.shape[-1])
@@ -92,10 +93,12 @@ def over_the_wire(logits: Tensor, wire: str) -> Tensor:
 def to_wire(logits: Tensor, wire: str) -> Tensor:
     """(…, classes) `logits` as they travel: in a type, clamped to its range, or as (…, bytes) of the K highest.
 
-    Bytes would hide what is not a number from the server, which must see it: such logits travel whole.
+    Where all of them take no more bytes as float16 than the K highest, they travel so. Bytes would hide what is not a
+    number from the server, which must see it: such logits travel whole too. What has travelled and travels once more
+    stays as it is.
     """
-    top = _TOP.fullmatch(wire)
-    if top and bool(logits.isfinite().all()):
+    top, classes = _TOP.fullmatch(wire), logits.shape[-1]
+    if top and top_k.packed_size(classes, int(top[1])) < 2 * classes and bool(logits.isfinite().all()):
         return top_k.pack(logits.flatten(0, -2), int(top[1])).reshape(*logits.shape[:-1], -1)
     dtype = torch.float16 if top else WIRE_TYPES[wire]
     limit = torch.finfo(dtype).max

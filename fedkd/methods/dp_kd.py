@@ -54,7 +54,8 @@ class DPKD(Method):
     teachers: Teachers = "others"
     """who teaches: others, all (oneself too), self, one(ID), k(NUMBER); +autoencoder beside them, or alone"""
     wire: Wire = "float16"
-    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the sum of the rest"""
+    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
+    (float16 where that is less)"""
     revise: str = ""
     """how soft predictions that contradict the labels are revised, after the mask has compared them as they were"""
     select: str = ""

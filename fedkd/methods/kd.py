@@ -43,7 +43,8 @@ class KD(Method):
     refresh: Literal["once", "every round"] = "once"
     """once: teachers stay as pre-trained and travel once; every round: they teach what they have learnt since"""
     wire: Wire = "float16"
-    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the sum of the rest"""
+    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
+    (float16 where that is less)"""
     revise: str = ""
     """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
     select: str = ""

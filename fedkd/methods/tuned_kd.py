@@ -37,7 +37,8 @@ class TunedKD(Search):
     rounds: Annotated[int, Gt(0)] = 3
     """rounds of training a cell gets before it is judged"""
     wire: Wire = "float16"
-    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the sum of the rest"""
+    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
+    (float16 where that is less)"""
     revise: str = ""
     """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
     select: str = ""
