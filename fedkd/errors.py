@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -23,3 +25,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     listing = f"Known: {', '.join(names)}"
     return f"did you mean '{close[0]}'? {listing}" if close else listing
+
+
+def blamed(error: BaseException, file: Path) -> str:
+    """What the user's own code raised, in one line: the innermost line of `file` that was running, and the reason."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+    where = f"{file.name}, line {frames[-1].lineno}: " if frames else ""
+    reason = str(error).strip().split("\n")[0]
+    return f"{where}{type(error).__name__}: {reason}" if reason else f"{where}{type(error).__name__}"

@@ -215,7 +215,7 @@ class Catalogue(Generic[T]):
         """Every name that exists, sorted."""
         package = importlib.import_module(self.package)
         files = (module.name for module in pkgutil.iter_modules(package.__path__))
-        found = (name for name in files if self._entry(importlib.import_module(f"{self.package}.{name}"), name))
+        found = (name for name in files if self.entry(importlib.import_module(f"{self.package}.{name}"), name))
         return tuple(sorted(found))
 
     def find(self, spec: Spec) -> type[T]:
@@ -226,13 +226,13 @@ class Catalogue(Generic[T]):
         """
         if spec.file:
             module = load_file(spec.file, self.noun)
-            entry = self._entry(module, spec.name)
+            entry = self.entry(module, spec.name)
             if entry is None:
                 raise UserError(f"{self.noun} {spec}: {spec.file} defines no {self.base.__name__} called {spec.name!r}")
             return entry
         if spec.name not in self.names:
             raise UserError(f"unknown {self.noun} {spec.name!r}: {nearest(spec.name, self.names)}")
-        entry = self._entry(importlib.import_module(f"{self.package}.{spec.name}"), spec.name)
+        entry = self.entry(importlib.import_module(f"{self.package}.{spec.name}"), spec.name)
         assert entry is not None
         return entry
 
@@ -243,29 +243,10 @@ class Catalogue(Generic[T]):
             UserError: unknown name or parameter, wrong type, or a value out of range.
         """
         spec = parse(text)
-        return self._made(spec, self.find(spec))
+        return made(self.noun, spec, self.find(spec))
 
-    def _made(self, spec: Spec, entry: type[T]) -> T:
-        known = {parameter.name for parameter in parameters(entry)}
-        takes = "argument" in known
-        written = f"it is written {getattr(entry, 'usage', spec.name)}"
-        if takes != (spec.argument is not None):
-            raise UserError(f"{self.noun} {str(spec)!r}: {written}")
-        for key in spec.arguments:
-            if key not in known - {"argument"}:
-                hint = nearest(key, known - {"argument"}) if known - {"argument"} else "it has no parameters"
-                raise UserError(f"{self.noun} {spec.name}: unknown parameter {key!r}; {hint}")
-        arguments = {key: _as_tuple(value) for key, value in spec.arguments.items()}
-        if takes:
-            arguments["argument"] = spec.argument
-        try:
-            return entry(**arguments)
-        except ValidationError as error:
-            raise UserError(f"{self.noun} {spec.name}: {_first_problem(error)}") from error
-        except TypeError as error:  # a plain dataclass in a user's file
-            raise UserError(f"{self.noun} {spec.name}: {error}") from error
-
-    def _entry(self, module: ModuleType, name: str) -> type[T] | None:
+    def entry(self, module: ModuleType, name: str) -> type[T] | None:
+        """The class of a module that is called so, whatever its capitals and underscores; None where it has none."""
         wanted = name.replace("_", "").lower()
         for value in vars(module).values():
             if (
@@ -277,6 +258,32 @@ class Catalogue(Generic[T]):
             ):
                 return value
         return None
+
+
+def made(noun: str, spec: Spec, entry: type[T]) -> T:
+    """An object of the class `entry`, a `noun` in messages, with the parameters of a parsed spec, checked.
+
+    Raises:
+        UserError: unknown parameter, wrong type, or a value out of range.
+    """
+    known = {parameter.name for parameter in parameters(entry)}
+    takes = "argument" in known
+    written = f"it is written {getattr(entry, 'usage', spec.name)}"
+    if takes != (spec.argument is not None):
+        raise UserError(f"{noun} {str(spec)!r}: {written}")
+    for key in spec.arguments:
+        if key not in known - {"argument"}:
+            hint = nearest(key, known - {"argument"}) if known - {"argument"} else "it has no parameters"
+            raise UserError(f"{noun} {spec.name}: unknown parameter {key!r}; {hint}")
+    arguments = {key: _as_tuple(value) for key, value in spec.arguments.items()}
+    if takes:
+        arguments["argument"] = spec.argument
+    try:
+        return entry(**arguments)
+    except ValidationError as error:
+        raise UserError(f"{noun} {spec.name}: {_first_problem(error)}") from error
+    except TypeError as error:  # a plain dataclass in a user's file
+        raise UserError(f"{noun} {spec.name}: {error}") from error
 
 
 def parameters(entry: type[object]) -> tuple[Parameter, ...]:

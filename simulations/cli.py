@@ -24,8 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Simulate federated and distributed knowledge distillation between pre-trained models, on Flower and Ray.",
 )
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 132)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 WRONG_INPUT = 2
 STOPPED = 130

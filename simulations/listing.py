@@ -8,6 +8,8 @@ from typing import Any
 from fedkd.data import SOURCES
 from fedkd.method import METHODS
 from fedkd.models import ARCHITECTURES
+from fedkd.models.own import USAGE as OWN_USAGE
+from fedkd.models.own import Dressing
 from fedkd.revision import REVISIONS
 from fedkd.selection import SELECTIONS
 from fedkd.spec import Catalogue, Parameter, parameters, parse, summary
@@ -38,6 +40,8 @@ _HEADS = {
 def listed(kind: str) -> Iterator[tuple[str, str, tuple[Parameter, ...]]]:
     """(how it is written, one-line description, parameters in brackets) of every entry of one kind."""
     catalogue = CATALOGUES[kind]
+    if kind == "models":
+        yield OWN_USAGE, summary(Dressing), parameters(Dressing)
     for name in catalogue.names:
         entry = catalogue.find(parse(name))
         known = tuple(each for each in parameters(entry) if each.name != "argument")

@@ -266,7 +266,8 @@ class TestForeign:
         [
             ([torch.zeros(1)], "holds a list"),
             ({"epoch": 3}, "holds a int as 'epoch'"),
-            ({"state_dict": {"a": torch.zeros(1)}}, "holds a dict as 'state_dict'"),
+            ({"weights": {"a": torch.zeros(1)}}, "holds a dict as 'weights'"),
+            ({"state_dict": {"a": 3.0}}, "holds a float as 'a'"),
             ({1: torch.zeros(1)}, "holds a Tensor as 1"),
         ],
     )

@@ -140,7 +140,7 @@ class MiniPLM(Method):
             kind = ARCHITECTURES.build(federation.client_models[0]).takes
             for role in ("teacher", "reference"):
                 spec = getattr(self, role)
-                if spec and ARCHITECTURES.build(spec).takes != kind:
+                if spec and {ARCHITECTURES.build(spec).takes, kind} == {"images", "text"}:
                     raise UserError(f"method miniplm: {role} = {spec!r} does not take {kind}, which clients hold")
             if kind == "images" and self.generated:
                 raise UserError("method miniplm: generated = … is written text, but the clients' models take images")

@@ -10,11 +10,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from fedkd.errors import UserError
+from fedkd.models.blocks.tensors import check_fit, unprefixed
 
 Shape = tuple[int, ...]
 """(channels, height, width) of an image, or (length,) of a chunk of text"""
-Kind = Literal["images", "text"]
-"""What a network takes."""
+Kind = Literal["images", "text", "any"]
+"""What a network takes; "any": that is known only when it has seen some."""
 
 
 class Model(nn.Module):
@@ -86,6 +87,17 @@ class Architecture(ABC):
         """
         return None
 
+    def adopted(self, tensors: Mapping[str, Tensor], model: Model, whose: str) -> Mapping[str, Tensor]:
+        """The tensors of a saved model by their names in `model`; `whose` begins the messages.
+
+        Raises:
+            UserError: they are another model's.
+        """
+        wanted = model.state_dict()
+        found = unprefixed(tensors, wanted)
+        check_fit(found, wanted, whose)
+        return found
+
     def files(self, client: int) -> tuple[Path, ...]:  # noqa: ARG002
         """The files that the initial weights of a client depend on; what they hold is part of a federation's identity.
 
@@ -100,6 +112,6 @@ class Architecture(ABC):
 def check_kind(spec: str, architecture: Architecture, shape: Shape) -> None:
     """Raise UserError where an architecture, written `spec`, takes text and the samples are images, or the reverse."""
     given: Kind = "text" if len(shape) == 1 else "images"
-    if architecture.takes != given:
+    if architecture.takes not in (given, "any"):
         others = {"text": "gpt or gru", "images": "cnn or mlp"}[given]
         raise UserError(f"model {spec} takes {architecture.takes}; for {given} use {others}")

@@ -11,18 +11,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedkd.errors import UserError
-from fedkd.files import candidates, located
+from fedkd.files import candidates
 from fedkd.models.architecture import Architecture, Kind, Model, Shape
 from fedkd.models.assign import ARCHITECTURES
-from fedkd.models.blocks.classifier import renamed
 from fedkd.models.blocks.description import Description, described_data, read_description
-from fedkd.models.blocks.tensors import check_fit, read_weights
-from fedkd.models.torchvision import Adapted
+from fedkd.models.blocks.tensors import CLIENT, client_file, read_weights
 from fedkd.spec import STRICT, parse
 from fedkd.store import write_whole
-
-CLIENT = "{client}"
-"""What stands for the client's id in the path of a file."""
 
 
 def save_checkpoint(path: Path, model_spec: str, model: Model, shape: Shape, classes: int) -> None:
@@ -96,11 +91,7 @@ class Checkpoint(Architecture):
                 f"{path} holds {own}, but {self._first} holds {self.spec}; give clients with unlike models a "
                 f'specification each: "0: checkpoint:… | 1: checkpoint:…"'
             )
-        tensors = read_weights(path)
-        if isinstance(model, Adapted) and not any(name.startswith("body.") for name in tensors):
-            return renamed(tensors, model.origin, model, str(path))
-        check_fit(tensors, model.state_dict(), str(path))
-        return tensors
+        return self._architecture(path).adopted(read_weights(path), model, str(path))
 
     def files(self, client: int) -> tuple[Path, ...]:
         """The client's file, and the one that says what all of them are."""
@@ -125,7 +116,7 @@ class Checkpoint(Architecture):
         return str(spec)
 
     def _file(self, client: int) -> Path:
-        return located(self.argument.replace(CLIENT, str(client)))
+        return client_file(self.argument, client)
 
     @property
     def _first(self) -> Path:

@@ -14,7 +14,7 @@ from fedkd.models.architecture import Architecture, Model, Shape
 from fedkd.models.blocks.classifier import Headless, fitting_side, headless, published_weights, renamed
 from fedkd.models.blocks.hub import published_file
 from fedkd.models.blocks.norm import BatchModel
-from fedkd.models.blocks.tensors import read_weights
+from fedkd.models.blocks.tensors import read_weights, unprefixed
 from fedkd.spec import STRICT
 
 
@@ -88,6 +88,13 @@ class Torchvision(Architecture):
         tensors = {key: value for key, value in read_weights(path).items() if not key.startswith(f"{model.origin}.")}
         own = {f"{model.origin}.{key}": value for key, value in model.head.state_dict().items()}
         return renamed(tensors | own, model.origin, model, f"{self._called}: {path}")
+
+    def adopted(self, tensors: Mapping[str, Tensor], model: Model, whose: str) -> Mapping[str, Tensor]:
+        """By the names of torchvision's own state dict, or by those of a model that fedkd has saved."""
+        assert isinstance(model, Adapted)
+        if any(name.startswith("body.") for name in tensors):
+            return super().adopted(tensors, model, whose)
+        return renamed(unprefixed(tensors, ()), model.origin, model, whose)
 
     @property
     def _called(self) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from fedkd.errors import UserError
+from fedkd.files import located
 from fedkd.models.architecture import Shape
-from fedkd.models.blocks.tensors import PICKLED
+from fedkd.models.blocks.tensors import is_pickled
 
 KEY = "fedkd"
 """Name of our entry in the metadata of a safetensors file."""
@@ -56,12 +57,10 @@ def read_description(path: Path) -> Description | None:
     Raises:
         UserError: it is not there, is damaged, or says something that cannot be.
     """
-    if path.suffix in PICKLED:
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; give the path of a saved model")
-        return None
     try:
-        with safe_open(path, "pt") as file:
+        if is_pickled(located(path)):
+            return None
+        with safe_open(located(path), "pt") as file:
             text = (file.metadata() or {}).get(KEY)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the path of a saved model") from error

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+import re
+import zipfile
+from collections.abc import Container, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,38 +15,112 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedkd.errors import UserError
+from fedkd.files import located
 
-PICKLED = (".pt", ".pth")
-"""Endings of files that torch.save wrote; they are read with its weights-only loader."""
+STATES = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts save a state dict beside other things."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
+
+HOW = "save torch.save(model.state_dict(), FILE) and give that"
+
+
+CLIENT = "{client}"
+"""What stands for the client's id in the path of a file."""
+
+
+def client_file(path: str, client: int) -> Path:
+    """The file of one client, as it is named where a path may hold `CLIENT`; `located` finds it."""
+    return Path(path.replace(CLIENT, str(client)))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in a .safetensors, .pt or .pth file, on the CPU, by name; an OrderedDict keeps its versions.
+    """The tensors in a file of safetensors or of torch.save, on the CPU, by name; an OrderedDict keeps its versions.
+
+    Of a saved dictionary that holds a state dict under one of `STATES`, that is taken. Nothing but tensors and plain
+    values is unpickled.
 
     Raises:
         UserError: the file is not there, is cut short or damaged, or holds anything but tensors by name.
     """
-    found: object
+    found: Any
+    program = ""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True) if path.suffix in PICKLED else load_file(path)
+        place = located(path)
+        if is_pickled(place):
+            program = _program(place)
+            found = None if program else torch.load(place, map_location="cpu", weights_only=True)
+        else:
+            found = load_file(place)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the path of a saved model") from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds more than tensors, or is damaged, and nothing else is unpickled; save the model's "
-            f"state_dict() alone"
+            f"{path} holds more than tensors{_what(str(error))}; nothing else is unpickled; {HOW}"
         ) from error
     # What PyTorch raises for a damaged file depends on where the damage is.
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is cut short, damaged or no file of tensors; save the model again") from error
+    except (
+        *(OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError),
+        zipfile.BadZipFile,
+    ) as error:
+        raise UserError(
+            f"{path} is cut short, damaged or no file of tensors (.pt, .pth, .safetensors); save the model again"
+        ) from error
+    if program:
+        raise UserError(f"{path} is {program}")
     if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}; tensors by name are needed: save a state_dict()")
+        raise UserError(f"{path} holds a {type(found).__name__}; tensors by name are needed: {HOW}")
+    for key in STATES:
+        if isinstance(found.get(key), dict):
+            found = found[key]
+            break
     for name, value in found.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise UserError(
-                f"{path} holds a {type(value).__name__} as {name!r}; tensors by name are needed: save a state_dict()"
+                f"{path} holds a {type(value).__name__} as {name!r}; tensors by name are needed, alone or under "
+                f"{', '.join(map(repr, STATES))}: {HOW}"
             )
+    tensors: dict[str, Tensor] = found
+    return tensors
+
+
+def is_pickled(path: Path) -> bool:
+    """Whether torch.save wrote a file, which its first bytes tell."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    return start == b"PK" or start[:1] == b"\x80"
+
+
+def unprefixed(tensors: Mapping[str, Tensor], wanted: Container[str]) -> dict[str, Tensor]:
+    """The same tensors without the `PREFIXES` that all their names have, unless such names are `wanted`."""
+    found = dict(tensors)
+    while prefix := next((each for each in PREFIXES if found and all(name.startswith(each) for name in found)), ""):
+        if any(name in wanted for name in found):
+            break
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found
+
+
+def _program(path: Path) -> str:
+    """What kind of program a zip file of PyTorch is, and what to do about it; empty where it holds tensors."""
+    if not zipfile.is_zipfile(path):
+        return ""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any("/code/" in name for name in names):
+        return (
+            "TorchScript, which is a program, and fedkd runs none from a file; save its tensors: "
+            f"torch.save(torch.jit.load({path.name!r}).state_dict(), FILE), and give that"
+        )
+    if any(name.endswith(("/models/model.json", "serialized_exported_program.json")) for name in names):
+        return f"an exported program, and fedkd runs none from a file; {HOW}"
+    return ""
+
+
+def _what(reason: str) -> str:
+    """What a file holds beside tensors, from PyTorch's own words."""
+    name = re.search(r"GLOBAL ([\w.]+)", reason)
+    return f": a pickled {name[1]}" if name else ", or is damaged"
 
 
 def check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], whose: str) -> None:
