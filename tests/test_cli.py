@@ -35,11 +35,11 @@ from fedkd.methods.kd import KD
 @dataclass(frozen=True, config=STRICT)
 class Interrupting(KD):
     "Presses Ctrl-C in round 1, once."
-    marker: str = ""
+    folder: str = ""
 
     def learn(self, client, knowledge):
-        if client.round == 1 and client.id == 1 and not Path(self.marker).exists():
-            Path(self.marker).touch()
+        if client.round == 1 and client.id == 1 and not Path(self.folder, "pressed").exists():
+            Path(self.folder, "pressed").touch()
             os.kill(os.getpid(), signal.SIGINT)
         KD.learn(self, client, knowledge)
 
@@ -129,7 +129,7 @@ class TestCtrlC:
         self, call: Call, tmp_path: Path
     ) -> None:
         own = written(tmp_path / "own.py", OWN)
-        method = f"method = \"{own}:interrupting(marker='{tmp_path / 'pressed'}')\"\n{TINY}"
+        method = f"method = \"{own}:interrupting(folder='{tmp_path}')\"\n{TINY}"
         written(tmp_path / "study.toml", method)
         command = ["run", "study.toml", "--engine", "inline", "--out"]
         ended = call(*command, "here")

@@ -33,10 +33,15 @@ from fedkd.methods.kd import KD
 
 @dataclass(frozen=True, config=STRICT)
 class Happening(KD):
-    marker: str = ""
+    folder: str = ""
+
+    @property
+    def marker(self):
+        # Not the file itself as a parameter: its content would be part of the federation's name.
+        return Path(self.folder, f"no-{type(self).__name__.lower()}")
 
     def learn(self, client, knowledge):
-        if client.round == 2 and client.id == 1 and not Path(self.marker).exists():
+        if client.round == 2 and client.id == 1 and not self.marker.exists():
             self.happen()
         KD.learn(self, client, knowledge)
 
@@ -47,14 +52,14 @@ class Happening(KD):
 @dataclass(frozen=True, config=STRICT)
 class Waiting(Happening):
     def happen(self):
-        while not Path(self.marker).exists():
+        while not self.marker.exists():
             time.sleep(0.01)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Dying(Happening):
     def happen(self):
-        Path(self.marker).write_text(str(os.getpid()))
+        self.marker.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -114,7 +119,7 @@ class Setting(NamedTuple):
 def setting(folder: Path, methods: list[str], seeds: list[int]) -> Setting:
     """A study of kd and of methods of one's own."""
     own = written(folder / "own.py", OWN)
-    specs = ["kd", *(f"{own}:{method}(marker='{folder / f'no-{method}'}')" for method in methods)]
+    specs = ["kd", *(f"{own}:{method}(folder='{folder}')" for method in methods)]
     text = RECIPE.format(methods=", ".join(f'"{spec}"' for spec in specs), seeds=seeds)
     return Setting(folder, written(folder / "study.toml", text), seeds)
 
