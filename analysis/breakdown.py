@@ -4,7 +4,7 @@ import pandas as pd
 
 from analysis.journal import MODEL
 from analysis.scores import client_changes
-from analysis.statistics import interval
+from analysis.statistics import CHANGE, interval
 from analysis.table import setting_columns
 from analysis.values import class_values, last_rounds, settings_of
 
@@ -60,7 +60,7 @@ def model_scores(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     joined = each.reset_index(MODEL).join(settings_of(table)[[*keys[:-1], "seed"]])
     rows = []
     for values, cell in joined.groupby(keys, sort=False):
-        gain = interval(cell["delta"], level)
+        gain = interval(cell["delta"], level, CHANGE)
         means = {name: cell[name].mean() for name in ("clients", "before", "after")}
         named = {"delta": gain.mean, "delta_low": gain.low, "delta_high": gain.high}
         rows.append({**dict(zip(keys, values, strict=True)), "seeds": len(cell), **means, **named})

@@ -6,12 +6,10 @@ from typing import Literal
 import numpy as np
 
 from analysis.ratios import Ratio
-from analysis.statistics import ROUNDING, Difference, Interval
+from analysis.statistics import DECIDED_FROM, ROUNDING, Difference, Interval
 
 Side = Literal["above", "below"]
 Verdict = Literal["held", "not held", "undecided"]
-FEWEST = 5
-"""Fewest pairs, one a seed, of which a claim is judged."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def judge(
     *,
     side: Side = "above",
     bound: float = 0.0,
-    fewest: int = FEWEST,
+    fewest: int = DECIDED_FROM,
 ) -> Claim:
     """A verdict on "the value lies `side` of `bound`", by the interval of the paired difference.
 

@@ -1,17 +1,40 @@
-"""All methods against one baseline, on the same pairs, corrected for their number."""
+"""All methods against one baseline, or against their start, on the same pairs, corrected for their number."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from analysis.statistics import ROUNDING, Floats, paired_difference, paired_gaps
+from analysis.statistics import ROUNDING, Floats, interval, p_value, paired_gaps, verdict
 
 RANKED_FROM = 8
 """Fewest pairs, or blocks, of which a rank test is made: with fewer it cannot decide anything."""
+BOUNDS = ("pooled", "ensemble")
+"""What could be reached and not what competes: bounds are neither ranked nor named as winners."""
+BOUND = "bound"
+"""What stands in the place of a bound's verdict."""
+
+
+def is_bound(method: str) -> bool:
+    """Whether a spec string is that of a bound."""
+    return method.split("(")[0] in BOUNDS
+
+
+def loses_less(baseline: str) -> str:
+    """The verdict on a method that ends above the baseline and below its own start: nothing became better."""
+    return f"loses less than {baseline}"
+
+
+def baseline_of(cells: pd.DataFrame, baseline: str) -> str | None:
+    """The label of the baseline among these methods: itself, or the only spec of that name."""
+    methods = set(cells["method"])
+    named = [method for method in methods if method.split("(")[0] == baseline]
+    if baseline in methods:
+        return baseline
+    return named[0] if len(named) == 1 else None
 
 
 def paired_values(scores: pd.DataFrame, value: str = "accuracy", pair: Sequence[str] = ("seed",)) -> pd.DataFrame:
@@ -28,33 +51,52 @@ def paired_values(scores: pd.DataFrame, value: str = "accuracy", pair: Sequence[
 
 
 def compare_with_baseline(
-    values: pd.DataFrame, baseline: str, level: float = 0.95, higher_is_better: bool = True
+    values: pd.DataFrame,
+    baseline: str,
+    level: float = 0.95,
+    higher_is_better: bool = True,
+    bounds: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Every other column against `baseline`, one row each: the family that Holm's correction is over.
+    """Every other column against `baseline`, one row each: see `judged`.
 
     values: as `paired_values` gives them, of one block and one partition where that is the family to state.
     Pairs of several partitions share their seed, so they are less independent than their number says.
-
-    Columns: `difference`, `low`, `high`, `kind`, `pairs`, `p`, `verdict`, uncorrected (see `paired_difference`);
-    `family`, how many comparisons have a p at all; `adjusted_p` (Holm 1979; statsmodels); `corrected`: the
-    verdict where `adjusted_p` is at most 1 − level, else "undecided", so that a correction decides nothing that
-    the interval left open; `wilcoxon_p`: the signed-rank test, NaN below eight pairs.
     Raises ValueError when the baseline is no column.
     """
     if baseline not in values.columns:
         raise ValueError(f"the baseline {baseline} has no values; there are {', '.join(map(str, values.columns))}")
+    others = values.columns.drop(baseline)
+    gaps = {str(method): paired_gaps(values[method], values[baseline]) for method in others}
+    return judged(gaps, level, higher_is_better, bounds)
+
+
+def judged(
+    gaps: Mapping[str, Floats], level: float = 0.95, higher_is_better: bool = True, bounds: Collection[str] = ()
+) -> pd.DataFrame:
+    """Differences of several methods, one value a pair, as one family with one verdict each.
+
+    gaps: the differences of each method, shape (pairs,). bounds: methods that are no competitors; they have a
+    difference, and take no part in the family. Columns: `difference`, `low`, `high` (Student's t, not corrected),
+    `least`, `most`, `pairs`, `p` of the paired t-test, `family`: how many comparisons the correction is over,
+    `adjusted_p` (Holm 1979; statsmodels), `verdict` by it (`statistics.verdict`; "bound" for bounds), and
+    `wilcoxon_p`: the signed-rank test, NaN below eight pairs. Index: `method`.
+    """
     rows = {}
-    for method in values.columns.drop(baseline):
-        found = paired_difference(values[method], values[baseline], level, higher_is_better)
-        signed = wilcoxon_p(paired_gaps(values[method], values[baseline]))
-        rows[method] = [found.mean, found.low, found.high, found.kind, found.n, found.p, found.verdict, signed]
-    names = ["difference", "low", "high", "kind", "pairs", "p", "verdict", "wilcoxon_p"]
-    result = pd.DataFrame.from_dict(rows, orient="index", columns=names)
-    result["family"] = int(result["p"].notna().sum())
-    result["adjusted_p"] = holm(result["p"].to_numpy(dtype=np.float64))
-    decided = result["adjusted_p"] <= 1 - level
-    result["corrected"] = result["verdict"].where(decided, "undecided")
-    return result.rename_axis("method")
+    for method, each in gaps.items():
+        mean, low, high, n = interval(each, level)
+        ends = (each.min(), each.max()) if n else (np.nan, np.nan)
+        rows[method] = [mean, low, high, *ends, n, p_value(each), wilcoxon_p(each)]
+    names = ["difference", "low", "high", "least", "most", "pairs", "p", "wilcoxon_p"]
+    result = pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("method")
+    compete = ~result.index.isin(list(bounds))
+    result["family"] = int((result["p"].notna() & compete).sum())
+    result["adjusted_p"] = holm(result["p"].where(compete).to_numpy(dtype=np.float64))
+    result["verdict"] = [
+        verdict(row["difference"], row["pairs"], row["adjusted_p"], level, higher_is_better)
+        for row in result.to_dict("records")
+    ]
+    result.loc[~compete, "verdict"] = BOUND
+    return result
 
 
 def holm(p: npt.ArrayLike) -> Floats:

@@ -3,7 +3,7 @@
 Both functions take a table that is already filtered to one panel (one dataset, one partition, one value of
 every other swept key), draw one line a method and return the ax; lines carry labels for a legend. Accuracy is
 the mean over clients in each seed, or that of the global model where there is one; line and band are the mean and
-its interval over seeds (Student-t, bootstrap from ten seeds on).
+its Student-t interval over seeds, from three on.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from analysis import units
-from analysis.statistics import intervals
-from analysis.style import INK, QUIET, Look, labels, looks
+from analysis.statistics import RATE, intervals
+from analysis.style import INK, QUIET, Look, keep_within, labels, looks
 from analysis.values import cumulative_bytes, frozen_teachers, round_means, settings_of, start_rounds
 
 # Beyond this ratio of the dearest method to the cheapest point, a linear axis hides the cheap ones.
@@ -122,7 +122,7 @@ def _curves(table: pd.DataFrame, split: str, level: float) -> pd.DataFrame:
     points = pd.DataFrame({"value": accuracy, "bytes": cumulative_bytes(table).reindex(accuracy.index)}).reset_index()
     points["method"] = points["federation"].map(method)
     keys = ["method", "round"]
-    curves = intervals(points, keys, level=level)
+    curves = intervals(points, keys, level=level, within=RATE)
     return curves.assign(bytes=points.groupby(keys)["bytes"].mean()).reset_index()
 
 
@@ -141,6 +141,8 @@ def _line(ax: Axes, x: Any, curve: pd.DataFrame, look: Look, label: str, **more:
         markeredgecolor="white" if look.marker != "x" else None,
         markeredgewidth=0.6 if look.marker != "x" else 1.2,
         label=label,
+        # A marker at 100 % sits on the edge, and is drawn whole.
+        clip_on=False,
         # About ten markers a line: fifty would make all lines the same string of beads.
         **{"markevery": max(1, len(curve) // 10), **more},
     )
@@ -148,7 +150,7 @@ def _line(ax: Axes, x: Any, curve: pd.DataFrame, look: Look, label: str, **more:
 
 def _bar(ax: Axes, x: float, final: "pd.Series[Any]", look: Look, transform: Transform, size: float = 7) -> None:
     """The last point, large, with its interval where there is one."""
-    # A bootstrap interval need not be symmetric.
+    # An interval that ends at 100 % is not symmetric.
     reach = [[final["mean"] - final["low"]], [final["high"] - final["mean"]]]
     ax.errorbar(
         x,
@@ -160,6 +162,7 @@ def _bar(ax: Axes, x: float, final: "pd.Series[Any]", look: Look, transform: Tra
         markeredgecolor="white" if look.marker != "x" else None,
         capsize=2.5,
         elinewidth=1.2,
+        clip_on=False,
         zorder=3,
         transform=transform,
     )
@@ -173,6 +176,8 @@ def _aside(ax: Axes, place: int, number: int) -> Transform:
 
 
 def _accuracy_axis(ax: Axes, split: str) -> Axes:
+    """An accuracy axis, which ends where accuracies do."""
+    keep_within(ax, *RATE)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}"))
     ax.set_ylabel(f"{split} accuracy (%)")
     return ax

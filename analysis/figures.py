@@ -13,6 +13,7 @@ from analysis.gains import delta_intervals, gained_and_lost
 from analysis.heatmaps import tuned_methods, tuning_heatmap
 from analysis.picture import Picture, picture, slug
 from analysis.shards import partition_measures, partition_picture
+from analysis.statistics import INTERVAL_FROM
 from analysis.style import Look, looks
 from analysis.summary import Summary
 from analysis.values import frozen_teachers
@@ -31,8 +32,8 @@ def draw_block(
     """
     styles = looks(order)
     seeds = _seeds(table)
-    over = f"Line or dot: mean over {seeds}; band or bar: {100 * block.level:g} % interval over seeds" + (
-        " (Student-t; BCa bootstrap from ten seeds on)." if table["seed"].nunique() > 1 else " (none with one seed)."
+    over = f"Line or dot: mean over {seeds}; band or bar: {100 * block.level:g} % Student-t interval over seeds" + (
+        "." if table["seed"].nunique() >= INTERVAL_FROM else f" (none below {INTERVAL_FROM} seeds)."
     )
     ranked = list(dict.fromkeys(block.rows["partition"])) or list(dict.fromkeys(table["partition"]))
     parts = [(str(name), table[table["partition"] == name]) for name in ranked]
@@ -71,7 +72,7 @@ def draw_block(
             picture(
                 "gain" + suffix,
                 f"Gain over the start: {title}",
-                f"Δ = final minus round-0 test accuracy, in points, mean over clients. {over} "
+                f"Δ = final minus start test accuracy, in points, mean over clients or of the global model. {over} "
                 "Intervals that overlap do not mean no difference: the paired differences are in the table.",
                 [(name, _bars(delta_intervals, each, styles)) for name, each in rows],
                 folder,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.breakdown import class_scores, client_gains, model_scores
-from analysis.comparisons import RANKED_FROM, paired_values
+from analysis.comparisons import RANKED_FROM, is_bound, paired_values
 from analysis.picture import Panel, Picture, picture
 from analysis.ranks import rank_methods
 from analysis.refinement import TEXT_METRIC, keep_levels, loss_against_keep, loss_against_steps, steps_curves
@@ -176,16 +176,17 @@ def _refinement(done: pd.DataFrame, names: Sequence[str], styles: Mapping[str, L
 
 def _ranks(block: Summary, styles: Mapping[str, Look], add: Callable[..., None]) -> None:
     values = paired_values(block.scores, pair=("partition", "seed")).dropna(axis=1, how="all")
+    values = values[[method for method in values.columns if not is_bound(str(method))]]
     if values.shape[1] < 3 or len(values.dropna()) < RANKED_FROM:
         return
     ranks = rank_methods(values, block.level)
     add(
         "ranks",
         "Mean ranks",
-        "Final test accuracy ranked in each (partition, seed), 1 is best, ties averaged. Bars reach half of Nemenyi's "
-        f"critical difference ({ranks.critical:.2f}) to either side: methods whose bars do not overlap differ; the "
-        "band holds those that the first is not told from. Partitions share their seeds, so the test takes the blocks "
-        "for more independent than they are.",
+        "Final test accuracy ranked in each (partition, seed), 1 is best, ties averaged; bounds are not ranked. "
+        f"Bars reach half of Nemenyi's critical difference ({ranks.critical:.2f}) to either side: methods whose bars do "
+        "not overlap differ; the band holds those that the first is not told from. Partitions share their "
+        "seeds, so the test takes the blocks for more independent than they are.",
         [("all partitions", partial(rank_diagram, ranks, styles=styles))],
         height=0.9 + 0.42 * len(ranks.table),
         width=5.0,

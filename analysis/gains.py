@@ -11,12 +11,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.style import GAIN, INK, LOSS, QUIET, Look, labels, looks
+from analysis.statistics import CHANGE
+from analysis.style import GAIN, INK, LOSS, QUIET, Look, keep_within, labels, looks
 from analysis.units import NOTHING, percent, points
 
 
 def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
-    """Diverging bars: right, the share of test samples that went from wrong to right since round 0; left,
+    """Diverging bars: right, the share of test samples that went from wrong to right since the start; left,
     those that went from right to wrong. The diamond is their difference, Δ.
 
     rows: columns method, gained, lost, shares in [0, 1], as `compare` gives them.
@@ -57,7 +58,7 @@ def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def delta_intervals(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
-    """A dot and its interval for each method's Δ, the gain in mean test accuracy over round 0.
+    """A dot and its interval for each method's Δ, the gain in mean test accuracy over the start.
 
     rows: columns method, delta, delta_low, delta_high, as `compare` gives them. With one seed there is no
     interval and the dot is hollow.
@@ -93,7 +94,8 @@ def delta_intervals(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] 
         )
     ax.axvline(0, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
     method_axis(ax, rows)
-    ax.set_xlabel("Δ test accuracy since round 0, points")
+    keep_within(ax, *CHANGE, across=True)
+    ax.set_xlabel("Δ test accuracy since the start, points")
     return ax
 
 
@@ -111,5 +113,5 @@ def method_axis(ax: Axes, rows: pd.DataFrame, points_across: bool = True) -> Non
 
 
 def in_points(value: float, _: object = None) -> str:
-    """A tick of an axis of shares: −0.025 → `−2.5`."""
-    return f"{100 * value:.4g}".replace("-", "−")
+    """A tick of an axis of shares: −0.025 → `−2.5`; none where no share, nor a change of one, can be."""
+    return "" if abs(value) > 1 else f"{100 * value:.4g}".replace("-", "−")

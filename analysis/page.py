@@ -11,12 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.captions import caption
+from analysis.comparisons import is_bound
 from analysis.figures import Picture
 from analysis.page_style import CSS
 from analysis.summary import Summary
 from analysis.table import finished
 from analysis.units import around, percent, points
-from analysis.wording import PARTS, TextTable, caption, text_tables
+from analysis.wording import PARTS, TextTable, text_tables
 
 _FACTS = ("models", "clients", "rounds", "transfer", "val", "init", "start")
 _SIGNS = {"better": "▲", "worse": "▼", "undecided": "○"}
@@ -89,7 +91,7 @@ def _in_short(summary: Summary) -> str:
     blocks = summary.blocks()
     for title, block in blocks:
         for partition, rows in block.rows.groupby("partition", sort=False):
-            known = rows[rows["accuracy"].notna()]
+            known = rows[rows["accuracy"].notna() & ~rows["method"].map(is_bound)]
             if known.empty:
                 continue
             top = known.iloc[int(known["accuracy"].to_numpy().argmax())]
@@ -131,6 +133,8 @@ def _table(table: TextTable, text: str) -> str:
 
 
 def _cell(text: str) -> str:
+    if text.startswith("loses less"):
+        return f'<td><span class="undecided">△ {escape(text)}</span></td>'
     if text in _SIGNS:
         return f'<td><span class="{text}">{_SIGNS[text]} {text}</span></td>'
     return f"<td>{escape(text)}</td>"

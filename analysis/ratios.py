@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.statistics import ROUNDING
+from analysis.statistics import INTERVAL_FROM, ROUNDING
 
 
 class Ratio(NamedTuple):
@@ -33,15 +33,15 @@ def ratio_of_means(ours: "pd.Series[Any]", theirs: "pd.Series[Any]", level: floa
     The interval is Fieller's (1954), exact for paired normal values, at every n: it is the set of ratios r for
     which ours − r·theirs has a mean that a t-test does not tell from 0. It is bounded exactly where the t interval
     of the denominator leaves out 0; where that interval touches 0 the ratio is undefined. So it is where the
-    denominator is wholly below 0 (a loss is nothing to have a margin over) and below two pairs.
+    denominator is wholly below 0 (a loss is nothing to have a margin over) and below three pairs.
     Raises ValueError when an index value occurs twice.
     """
     if not (ours.index.is_unique and theirs.index.is_unique):
         raise ValueError("ratio_of_means needs one value for each seed (or partition and seed) on either side")
     both = pd.concat([ours.rename("ours"), theirs.rename("theirs")], axis=1, join="inner").dropna()
     n = len(both)
-    if n < 2:
-        return _undefined(n, f"{n} pairs, an interval takes at least two")
+    if n < INTERVAL_FROM:
+        return _undefined(n, f"{n} pairs, an interval takes at least {INTERVAL_FROM}")
     a, b = both.mean()
     spread = both.cov().to_numpy() / n
     t = float(stats.t.ppf((1 + level) / 2, n - 1))

@@ -43,13 +43,15 @@ def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
     """One row a federation, indexed by its id: its settings, and
 
     - `last_round`, `start_rounds` (those of a consolidated start, which come first); `start_accuracy`, `accuracy`:
-      test accuracy at round 0 and at the last round, mean over clients, or that of the global model where there is
-      one (`values.client_values`); `delta` = accuracy − start_accuracy;
+      test accuracy at the start and at the last round, mean over clients, or that of the global model where there is
+      one (`values.client_values`); `delta` = accuracy − start_accuracy. The start is the first round that counts what
+      was gained and lost: round 0, or for a global model the one in which a consolidated start is complete;
+    - `start_from`: whose accuracy that of the start is: "clients' mean", "one model", "global model", or "consolidated
+      model";
     - `chosen_round`, `chosen_accuracy`: the round of best mean validation accuracy (ties: the earliest;
       round 0 takes part) and the test accuracy there. The test split has no say in it;
-    - `gained`, `lost`: mean shares of all test samples at the last round; `judged_delta`: the change of accuracy that
-      they add up to, since the first round that counted them: `delta`, but for a global model that a consolidated
-      start made, of which they are counted from there on;
+    - `gained`, `lost`: mean shares of all test samples at the last round that went from wrong to right and from right
+      to wrong since the start: `delta` = gained − lost;
     - `bits_per_byte`, `start_bits_per_byte`: of text, on test at the last round and at round 0; it compares tokenisers;
     - `ece`, `start_ece`: expected calibration error on test at the last and at the first round that measured it;
     - `personal_accuracy`: final test accuracy of the clients' own models, where there is a global model beside them;
@@ -74,16 +76,14 @@ def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
     test = round_means(table)
     result["last_round"] = last
     result["start_rounds"] = start_rounds(table).reindex(result.index)
-    result["start_accuracy"] = _at(test, last * 0)
+    begun = _first_rounds(round_means(table, "gained")).reindex(last.index).fillna(0)
+    result["start_accuracy"], result["start_from"] = _at(test, begun), _started_from(table, begun)
     result["accuracy"] = _at(test, last)
     result["delta"] = result["accuracy"] - result["start_accuracy"]
     result["chosen_round"] = _chosen_rounds(round_means(table, split="val")).reindex(result.index)
     result["chosen_accuracy"] = _at(test, result["chosen_round"])
     for share in ("gained", "lost"):
         result[share] = _at(round_means(table, share), last)
-    result["judged_delta"] = result["accuracy"] - _at(
-        test, _first_rounds(round_means(table, "gained")).reindex(last.index)
-    )
     bits = round_means(table, "bits_per_byte")
     result["bits_per_byte"], result["start_bits_per_byte"] = _at(bits, last), _at(bits, last * 0)
     calibration = round_means(table, "ece")
@@ -158,6 +158,17 @@ def _at(values: "pd.Series[float]", rounds: "pd.Series[Any]") -> "pd.Series[floa
     known = rounds.dropna().astype("int64")
     places = pd.MultiIndex.from_arrays([known.index, known.to_numpy()], names=["federation", "round"])
     return values.reindex(places).droplevel("round").reindex(rounds.index)
+
+
+def _started_from(table: pd.DataFrame, begun: "pd.Series[Any]") -> "pd.Series[str]":
+    """Whose accuracy the start of each federation is."""
+    rows = client_values(table, "accuracy", "test").reset_index(["round", "client"])
+    rows = rows[rows["round"] == begun.reindex(rows.index).to_numpy()]
+    holders = rows.groupby(level="federation")["client"].agg(["min", "size"]).reindex(begun.index)
+    consolidated = start_rounds(table).reindex(begun.index) > 0
+    names = pd.Series("clients' mean", index=begun.index).mask(holders["size"] == 1, "one model")
+    ruled = holders["min"] == SERVER
+    return names.mask(ruled, "global model").mask(ruled & consolidated, "consolidated model")
 
 
 def _first_rounds(values: "pd.Series[float]") -> "pd.Series[Any]":

@@ -12,10 +12,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from analysis.gains import in_points, method_axis
-from analysis.style import GAIN, INK, LOSS, QUIET, Look, labels, looks
+from analysis.statistics import CHANGE, RATE
+from analysis.style import GAIN, INK, LOSS, QUIET, Look, keep_within, labels, looks
 
 # Vermilion to blue is told apart with every common colour blindness, and the palest grey is no change.
-CHANGE = LinearSegmentedColormap.from_list("change", [LOSS, "#f3f4f6", GAIN])
+FALL_TO_RISE = LinearSegmentedColormap.from_list("change", [LOSS, "#f3f4f6", GAIN])
+_SHARES = ("agreement", "teacher_accuracy", "ece")
 _MOST_NUMBERS = 14
 _MOST_DOTS = 120
 
@@ -30,7 +32,7 @@ def class_changes(rows: pd.DataFrame, ax: Axes, *, limit: float | None = None) -
     methods, classes = (list(dict.fromkeys(rows[name])) for name in ("method", "class"))
     grid = rows.pivot(index="method", columns="class", values="delta").loc[methods, classes].to_numpy(dtype=np.float64)
     most = limit or float(np.nanmax(np.abs(grid), initial=0.0)) or 0.01
-    ax.imshow(grid, cmap=CHANGE, vmin=-most, vmax=most, aspect="auto")
+    ax.imshow(grid, cmap=FALL_TO_RISE, vmin=-most, vmax=most, aspect="auto")
     if len(classes) <= _MOST_NUMBERS:
         for (row, column), value in np.ndenumerate(grid):
             if not np.isnan(value):
@@ -91,6 +93,8 @@ def gain_against(
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(FuncFormatter(in_points))
+    keep_within(ax, *(RATE if column in _SHARES else CHANGE), across=True)
+    keep_within(ax, *CHANGE)
     ax.set_xlabel(label)
     ax.set_ylabel("Δ test accuracy, points")
     return ax
@@ -137,7 +141,7 @@ def calibration_bars(rows: pd.DataFrame, ax: Axes) -> Axes:
     ax.plot(rows["start_ece"], place, marker="|", markersize=15, markeredgewidth=2, color=LOSS, linestyle="none")
     ax.plot([], [], marker="|", markersize=10, markeredgewidth=2, color=LOSS, linestyle="none", label="round 0")
     method_axis(ax, rows)
-    ax.set_xlim(0, 1.05 * max(ax.get_xlim()[1], 0.01))
+    ax.set_xlim(0, min(1.05 * max(ax.get_xlim()[1], 0.01), 1.0))
     ax.set_xlabel("expected calibration error, points")
     return ax
 

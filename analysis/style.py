@@ -143,6 +143,12 @@ def panels(number: int, width: float = 3.3, height: float = 2.9, extra: float = 
     return figure, axes
 
 
+def keep_within(ax: Axes, low: float, high: float, across: bool = False) -> None:
+    """End an axis where its numbers cannot go on: autoscaling leaves a margin beyond 100 %. across: the x axis."""
+    (least, most), limit = (ax.get_xlim(), ax.set_xlim) if across else (ax.get_ylim(), ax.set_ylim)
+    limit(max(least, low), min(most, high))
+
+
 _LEGEND = 0.6
 """Inches of legend that `panels` leaves room for."""
 

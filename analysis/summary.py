@@ -9,19 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.censoring import Reach, median_reach
-from analysis.comparisons import compare_with_baseline, paired_values
+from analysis.comparisons import baseline_of, is_bound, judged, loses_less, paired_values
+from analysis.doubts import doubts, unfinished
 from analysis.ranks import rank_methods
 from analysis.scores import COSTS, QUALITIES, federation_scores
 from analysis.starts import Starts, pretrained_starts
-from analysis.statistics import Interval, interval
+from analysis.statistics import CHANGE, RATE, ROUNDING, interval, paired_gaps
 from analysis.table import finished, setting_columns
-from analysis.targets import reaches
-
-CONVERGED = 0.01
-"""`local` may gain this much accuracy over round 0 before its start counts as not converged."""
+from analysis.targets import default_target, reaches
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,18 @@ def compare(
     """Compare the methods of a study over its finished federations.
 
     table: as `load` gives it. study: as `read_study` gives it; only the order of methods and partitions is
-    taken from it. target: accuracy in [0, 1]; by default, in each partition, the best method's mean final
-    accuracy minus one point. target_split: where the curve towards the target is read.
+    taken from it. target: accuracy in [0, 1]; by default that of `targets.default_target` in each partition.
+    target_split: where the curve towards the target is read.
 
-    Columns of `rows`, accuracies and shares in [0, 1]: the settings; `seeds`; `start_accuracy`; `accuracy`,
-    `chosen_accuracy`, `delta`, `ece`, `forgetting`, `difference` (to the baseline, paired over seeds), each with
-    `_low` and `_high`; `chosen_round` (mean over seeds); `pairs`, `p`, `wilcoxon_p` (from eight pairs on), `verdict`
-    ("" for the baseline and without one); `family`, `adjusted_p`, `corrected`, by Holm over all methods against the
-    baseline in this block and partition (`comparisons.compare_with_baseline`); `rank`, mean over the seeds that all
-    methods have; `gained`, `lost`, `worst_client`, `success_rate` and the `scores.QUALITIES`, means over seeds; the
+    Columns of `rows`, accuracies and shares in [0, 1]: the settings; `seeds`; `start_accuracy`, `start_from`;
+    `accuracy`, `chosen_accuracy`, `delta`, `ece`, `forgetting`, `difference` (to the baseline, paired over seeds),
+    each with `_low` and `_high`, Student's t, and `_least` and `_most`, the range; `chosen_round` (mean over seeds).
+    Against the baseline: `pairs`, `p`, `wilcoxon_p` (from eight pairs on), `family`, `adjusted_p`, by Holm over all
+    methods in this block and partition, and `verdict` by it (`comparisons.judged`), "" for the baseline and below
+    five pairs; where it is "better" of a method that ends below its start it says "loses less than" the baseline.
+    Against the start: `start_p`, `start_family`, `start_adjusted_p`, `start_verdict`, the same for `delta`.
+    `rank`, mean over the seeds that all methods but the bounds have; `steps_share`: steps as a share of those of the
+    baseline; `gained`, `lost`, `worst_client`, `success_rate` and the `scores.QUALITIES`, means over seeds; the
     `scores.COSTS` and `wall` (sums over clients and rounds, means over seeds); `target`, `reached` (number of seeds
     that arrived), `rounds_to_target`, `bytes_to_target` (Kaplan-Meier medians as `Reach`, which print `>10` where
     censored). Raises ValueError when the target is not in [0, 1].
@@ -94,20 +96,21 @@ def compare(
     settings = tuple(setting_columns(table))
     keys = [*settings, "partition", "method"]
     scores = federation_scores(done)
-    means = scores.groupby(keys, sort=False)["accuracy"].mean()
-    best = means.groupby(level=keys[:-1], sort=False).max() - CONVERGED
-    places = pd.MultiIndex.from_frame(scores[keys[:-1]])
-    scores["target"] = best.reindex(places).to_numpy() if target is None else target
+    panels = [panel for _, panel in scores.groupby(keys[:-1], sort=False)]
+    scores["target"] = target
+    for panel in panels if target is None else []:
+        scores.loc[panel.index, "target"] = default_target(panel, baseline_of(panel, baseline))
+    scores["target"] = scores["target"].astype("float64")
     scores = scores.join(reaches(done, scores["target"], target_split))
     rows = []
-    for _, panel in scores.groupby(keys[:-1], sort=False):
+    for panel in (scores.loc[each.index] for each in panels):
+        named: dict[str, Any] = {key: panel[key].iloc[0] for key in keys[:-1]}
         versus = _versus(panel, baseline, level)
         for method, cell in panel.groupby("method", sort=False):
-            named: dict[str, Any] = {key: panel[key].iloc[0] for key in keys[:-1]}
             rows.append(named | {"method": method} | _row(cell, level) | dict(versus.loc[str(method)]))
     frame = _ordered(pd.DataFrame(rows, columns=None if rows else keys), keys, orders(study or {}))
     summary = Summary(frame, scores, settings, baseline, level, target, pretrained_starts(done))
-    return replace(summary, warnings=(*_unfinished(table, done, study or {}), *_doubts(summary)))
+    return replace(summary, warnings=(*unfinished(table, done, study or {}), *doubts(summary)))
 
 
 def orders(study: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -123,43 +126,51 @@ def orders(study: Mapping[str, Any]) -> dict[str, list[str]]:
     return result
 
 
-def _baseline(cells: pd.DataFrame, baseline: str) -> str | None:
-    """The label of the baseline among these methods: itself, or the only spec of that name."""
-    methods = set(cells["method"])
-    named = [method for method in methods if method.split("(")[0] == baseline]
-    if baseline in methods:
-        return baseline
-    return named[0] if len(named) == 1 else None
-
-
 def _versus(panel: pd.DataFrame, baseline: str, level: float) -> pd.DataFrame:
-    """The methods of one panel against the baseline and against each other, indexed by method."""
-    values = paired_values(panel)
-    base = _baseline(panel, baseline)
-    names = {"low": "difference_low", "high": "difference_high"}
+    """The methods of one panel against the baseline, their start and each other, indexed by method."""
+    values, deltas = paired_values(panel), paired_values(panel, "delta")
+    methods = [str(method) for method in values.columns]
+    bounds = [method for method in methods if is_bound(method)]
+    base = baseline_of(panel, baseline)
+    gaps = {each: paired_gaps(values[each], values[base]) for each in methods if each != base} if base else {}
+    result = judged(gaps, level, bounds=bounds).reindex(methods)
+    result["verdict"] = result["verdict"].astype("object").fillna("")
+    less = (result["verdict"] == "better") & (deltas.mean() < -ROUNDING)
+    result.loc[less, "verdict"] = loses_less(baseline)
     if base is not None:
-        found = compare_with_baseline(values, base, level).rename(columns=names).drop(columns="kind")
-    else:
-        wanted = ["difference", *names.values(), "p", "wilcoxon_p", "adjusted_p"]
-        found = pd.DataFrame(columns=wanted, dtype="float64").assign(verdict="", corrected="", pairs=0, family=0)
-    found = found.reindex(values.columns)
-    for name in ("verdict", "corrected"):
-        found[name] = found[name].where(found["pairs"] > 0, "").fillna("")
-    if base is not None:
-        found.loc[base, "pairs"] = values[base].notna().sum()
+        # With its own seeds it is paired with itself.
+        result.loc[base, "pairs"] = values[base].notna().sum()
     for name in ("pairs", "family"):
-        found[name] = found[name].fillna(0).astype("int64")
-    return found.assign(rank=rank_methods(values, level).table["rank"])
+        result[name] = result[name].fillna(0).astype("int64")
+    result[["low", "high"]] = result[["low", "high"]].clip(*CHANGE)
+    result = result.rename(columns={end: f"difference_{end}" for end in ("low", "high", "least", "most")})
+    since = judged({method: deltas[method].dropna().to_numpy() for method in methods}, level, bounds=bounds)
+    for name in ("p", "family", "adjusted_p", "verdict"):
+        result[f"start_{name}"] = since[name]
+    competing = values.drop(columns=bounds)
+    if len(competing.columns):
+        result["rank"] = rank_methods(competing, level).table["rank"]
+    return result.assign(rank=result.get("rank", np.nan), steps_share=_steps_shares(panel, base))
+
+
+def _steps_shares(panel: pd.DataFrame, base: str | None) -> "pd.Series[float]":
+    """Steps of each method as a share of the baseline's, else of the median method's, on the same seeds."""
+    steps = paired_values(panel, "steps")
+    usual = steps.median(axis=1) if base is None else steps[base]
+    return steps.div(usual.where(usual > 0), axis=0).mean()
 
 
 def _row(cell: pd.DataFrame, level: float) -> dict[str, Any]:
     row: dict[str, Any] = {"seeds": len(cell), "start_accuracy": cell["start_accuracy"].mean()}
+    row["start_from"] = " or ".join(sorted(set(cell["start_from"])))
     means = ["gained", "lost", "worst_client", "success_rate", "chosen_round", *QUALITIES, *COSTS, "wall", "target"]
     row |= {name: cell[name].mean() for name in means}
-    for name in ("accuracy", "chosen_accuracy", "delta", "ece", "forgetting"):
-        row |= _named(name, interval(cell[name], level))
+    for name, within in _INTERVALS.items():
+        mean, low, high, _ = interval(cell[name], level, within)
+        row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        row |= {f"{name}_least": cell[name].min(), f"{name}_most": cell[name].max()}
     for name in ("rounds_to_target", "bytes_to_target"):
-        # A federation without accuracy rows has no curve, which the join left as NaN.
+        # A federation without accuracy rows, or without a target, has no curve, which the join left as NaN.
         known = [reach for reach in cell[name] if isinstance(reach, Reach)]
         row |= {
             name: median_reach(known) if known else None,
@@ -168,8 +179,7 @@ def _row(cell: pd.DataFrame, level: float) -> dict[str, Any]:
     return row
 
 
-def _named(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+_INTERVALS = {"accuracy": RATE, "chosen_accuracy": RATE, "delta": CHANGE, "ece": RATE, "forgetting": CHANGE}
 
 
 def _ordered(rows: pd.DataFrame, keys: list[str], order: Mapping[str, list[str]]) -> pd.DataFrame:
@@ -179,31 +189,3 @@ def _ordered(rows: pd.DataFrame, keys: list[str], order: Mapping[str, list[str]]
         return column.map(places)
 
     return rows.sort_values(keys, key=rank, kind="stable").reset_index(drop=True)
-
-
-def _unfinished(table: pd.DataFrame, done: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
-    known = {*table.attrs.get("rounds", {}), *study.get("federations", {}), *table["federation"].unique()}
-    missing = len(known) - done["federation"].nunique()
-    return [f"{missing} of {len(known)} federations are unfinished and left out."] if missing else []
-
-
-def _doubts(summary: Summary) -> list[str]:
-    """What makes a finished comparison less than it looks."""
-    doubts = []
-    for title, block in summary.blocks():
-        for partition, rows in block.rows.groupby("partition", sort=False):
-            where = f"{title}, {partition}"
-            base = rows[rows["method"] == _baseline(rows, summary.baseline)]
-            gain = float(base["delta"].iloc[0]) if len(base) else 0.0
-            if gain > CONVERGED:
-                doubts.append(
-                    f"Start not converged ({where}): {summary.baseline} alone gains {100 * gain:.1f} points "
-                    "over round 0, so part of every gain is further training, not knowledge transfer."
-                )
-            if rows["seeds"].nunique() > 1:
-                doubts.append(f"Methods differ in their number of seeds ({where}).")
-    scores = summary.scores
-    odd = (scores["gained"] - scores["lost"] - scores["judged_delta"]).abs() > 1e-6
-    if odd.any():
-        doubts.append(f"Knowledge gained − lost is not Δ in {', '.join(scores.index[odd][:5])}: their rows disagree.")
-    return doubts

@@ -7,12 +7,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.censoring import Reach, first_reach, median_reach, restricted_mean
+from analysis.comparisons import BOUNDS
+from analysis.statistics import ROUNDING
 from analysis.table import setting_columns
 from analysis.values import cumulative_bytes, last_rounds, round_means, settings_of, start_rounds
 
 SHARES = (0.80, 0.90, 0.95)
 """Shares of the reference's final accuracy that are targets."""
 REFERENCE = "pooled"
+WAY = 0.5
+"""Share of the way from the start to the best bound that the default target is at."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,23 @@ def absolute_targets(table: pd.DataFrame, accuracy: float, split: str = "test") 
         raise ValueError(f"target is an accuracy between 0 and 1, found {accuracy}")
     names = pd.Index(table["federation"].unique(), name="federation")
     return Targets(pd.Series(accuracy, index=names, dtype="float64"), split)
+
+
+def default_target(scores: pd.DataFrame, baseline: str | None) -> float:
+    """Halfway from the start to the best that is known to be possible, so that nobody is there from the start by luck
+    alone: to the mean final accuracy of `pooled`, else of `ensemble`, else of the best method.
+
+    scores: the rows of one panel of `scores.federation_scores`. The start is that of the baseline, or the median over
+    methods without one. NaN where nothing ends above it.
+    """
+    means = scores.groupby("method")[["start_accuracy", "accuracy"]].mean()
+    starts = means["start_accuracy"]
+    start = float(starts.loc[baseline]) if baseline is not None else float(starts.median())
+    names = means.index.str.split("(").str[0]
+    for best in (*(means.loc[names == bound, "accuracy"].max() for bound in BOUNDS), means["accuracy"].max()):
+        if best > start + ROUNDING:
+            return start + WAY * (float(best) - start)
+    return float("nan")
 
 
 def reading_split(table: pd.DataFrame) -> str:

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from analysis.gains import method_axis
-from analysis.style import GAIN, LOSS, Look, labels, looks
+from analysis.statistics import RATE
+from analysis.style import GAIN, LOSS, Look, keep_within, labels, looks
 from analysis.units import percent
 
 _PARTS = {
@@ -114,6 +115,7 @@ def accuracy_against_noise(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str,
     ax.set_xticks(sorted(set(rows["noise"])))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda share, _: percent(share, 0)))
+    keep_within(ax, *RATE)
     ax.set_xlabel("wrong labels of noisy clients (%)")
     ax.set_ylabel("test accuracy (%)")
     return ax

@@ -38,6 +38,18 @@ def around(mean: float, low: float, high: float, show: Callable[[float], str] = 
     return spread(low, high)
 
 
+def ranged(least: float, most: float, show: Callable[[float], str] = percent) -> str:
+    """What stands behind a mean of two values in the place of an interval: `, range 86.1 to 88.0`."""
+    if math.isnan(least) or most - least < 1e-9:
+        return ""
+    return f", range {show(least)} to {show(most)}"
+
+
+def p_value(p: float) -> str:
+    """0.0123 → `0.012`, 0.0001 → `< 0.001`."""
+    return NOTHING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def size(number: float) -> str:
     """Bytes in binary units: 1536 → `1.5 KiB`."""
     if math.isnan(number):

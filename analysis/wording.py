@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
+from analysis.captions import Part, caption
 from analysis.censoring import Reach
+from analysis.comparisons import is_bound, loses_less
 from analysis.summary import Summary
-from analysis.units import NOTHING, around, count, percent, points, size
+from analysis.units import NOTHING, around, count, p_value, percent, points, ranged, size
 
-Part = Literal["accuracy", "quality", "cost"]
+UNEQUAL = 0.01
+"""From this share on, steps are another number of steps."""
+DECIDED = ("better", "worse", "undecided")
 PARTS: tuple[Part, ...] = ("accuracy", "quality", "cost")
 Row = Any  # one row of Summary.rows, by column name
 
@@ -31,74 +35,43 @@ def text_tables(summary: Summary, part: Part = "accuracy") -> list[TextTable]:
     part: "accuracy" says what came out, "quality" what else the models became, "cost" what it took. Columns that no
     row of a block has a value for are left out; so is a block of "quality" that would have no column.
     """
-    columns = {"accuracy": _ACCURACY, "quality": _QUALITY, "cost": _COST}[part]
     tables = []
     for title, block in summary.blocks():
-        # Shown only where some method was tuned: three columns of zeros say less than their absence.
-        tuned = bool((block.rows[["tuning_steps", "tuning_samples", "tuning_bytes"]] > 0).to_numpy().any())
-        shown = {name: text for name, text in columns.items() if tuned or not name.startswith("tuning")}
-        if not (block.rows["pretrain_seconds"] > 0).any():
-            shown.pop("pre-training", None)
-        # One comparison needs no correction, and two methods no ranks.
-        shown = {name: text for name, text in shown.items() if name not in _MANY or block.rows["family"].max() > 1}
-        if part == "quality":
-            known = {name for name, (score, _) in _SCORES.items() if block.rows[score].notna().any()}
-            shown = {name: text for name, text in shown.items() if name in known or name not in _SCORES}
-            if not known:
-                continue
-        headers = [name.format(baseline=summary.baseline) for name in shown]
-        rows = [[text(row) for text in shown.values()] for row in block.rows.to_dict("records")]
-        tables.append(TextTable(title, headers, rows))
+        columns = _columns(block, part)
+        if not columns:
+            continue
+        origins = set(block.rows["start_from"])
+        rows = block.rows.assign(origin=block.rows["start_from"] if len(origins) > 1 else "").to_dict("records")
+        of = f" ({origins.pop()})" if len(origins) == 1 else ""
+        headers = [name.format(baseline=summary.baseline, of=of) for name in columns]
+        tables.append(TextTable(title, headers, [[text(row) for text in columns.values()] for row in rows]))
     return tables
 
 
-def caption(summary: Summary, part: Part = "accuracy") -> str:
-    """What the columns mean, which interval it is, and what is assumed."""
-    level = f"{100 * summary.level:g} %"
-    if part == "accuracy":
-        return (
-            "Test accuracy in percent, averaged over clients, or that of the global model where the server holds one, "
-            f"then over seeds. ± is the half-width of a {level} Student-t interval over seeds (none with one seed); "
-            "from ten seeds on a BCa bootstrap, in brackets. "
-            "final: last round. at val's choice: the round of best mean validation accuracy, ties to the "
-            "earliest, round 0 included; the test set chooses nothing. Δ: final minus round 0, in points. "
-            f"vs {summary.baseline}: paired difference on the same seeds; better or worse where its interval "
-            "excludes 0, else undecided; not corrected for the number of comparisons. "
-            f"Holm: the verdict corrected over all methods against {summary.baseline} in that partition, with the "
-            "adjusted p of the paired t-test. rank: mean rank over the seeds that all methods have, 1 is best. "
-            "gained, lost: share of test samples that went from wrong to right and from right to wrong, "
-            "Δ = gained − lost, for a global model since its consolidated start. "
-            "worst client: lowest final accuracy of any client's own model. "
-            "success: share of clients with Δ > 0."
-        )
+def _columns(block: Summary, part: Part) -> dict[str, Callable[[Row], str]]:
+    """The columns of one part that have something to say in this block."""
+    rows = block.rows
+    columns = {"accuracy": _ACCURACY, "quality": _QUALITY, "cost": _COST}[part]
+    if part == "cost":
+        # Shown only where some method was tuned: three columns of zeros say less than their absence.
+        tuned = bool((rows[["tuning_steps", "tuning_samples", "tuning_bytes"]] > 0).to_numpy().any())
+        pretrained = bool((rows["pretrain_seconds"] > 0).any())
+        return {
+            name: text
+            for name, text in columns.items()
+            if (tuned or not name.startswith("tuning")) and (pretrained or name != "pre-training")
+        }
     if part == "quality":
-        return (
-            "Means over clients, then over seeds. ece: expected calibration error on test, last round, in points. "
-            "personal: final test accuracy of the clients' own models beside a global one. spread: standard deviation "
-            "of final test accuracy over clients, range: best minus worst client, in points. forgetting: accuracy on "
-            "the client's own distribution at round 0 minus at the last round, in points; forgot: share of clients "
-            "that lost there. agreement: share of transfer samples where student and merged teacher name the same "
-            "class; teacher accuracy, teacher loss: the merged soft labels against the true transfer labels. bits per "
-            "byte: of test text, last round and start; it compares tokenisers."
-        )
-    if summary.target is None:
-        target = "the best method's mean final accuracy in that partition minus one point"
-    else:
-        target = f"{percent(summary.target)} %"
-    starts = summary.starts
-    many, share = ("starts", "are") if starts.number > 1 else ("start", "is")
-    pretraining = (
-        "pre-training: seconds of computing that the start took, which is trained once, belongs to all federations "
-        f"that begin from it and is in no other column; here {starts.number} {many}, {starts.seconds:.3g} s in all, "
-        f"{share} shared by {starts.federations} federations. "
-    )
-    return (
-        "Sums over clients and rounds, means over seeds. bytes: up and down, tuning included. "
-        "steps: optimiser steps, equal for every method by design; samples: examples back-propagated; computing: "
-        f"seconds, clients run side by side; tuning is charged in its own columns. {pretraining * (starts.number > 0)}"
-        f"Target: {target}; to target: Kaplan-Meier median over seeds; arrived: seeds that got there; "
-        "“>” marks a median that was not reached within the rounds run (censored, not dropped)."
-    )
+        known = {name for name, (score, _) in _SCORES.items() if rows[score].notna().any()}
+        return {name: text for name, text in columns.items() if name in known or name not in _SCORES} if known else {}
+    # Two methods need no ranks, and without five seeds no p decides anything.
+    ranked = rows["family"].max() > 1
+    decided = rows[["verdict", "start_verdict"]].isin([*DECIDED, loses_less(block.baseline)]).to_numpy().any()
+    return {
+        name: text
+        for name, text in columns.items()
+        if (ranked or name != "rank") and (decided or not name.startswith("p "))
+    }
 
 
 def markdown(summary: Summary) -> str:
@@ -128,9 +101,15 @@ def _cell(text: str) -> str:
 
 def _interval(name: str, show: Callable[[float], str]) -> Callable[[Row], str]:
     def text(row: Row) -> str:
-        return show(row[name]) + around(row[name], row[f"{name}_low"], row[f"{name}_high"], show)
+        behind = around(row[name], row[f"{name}_low"], row[f"{name}_high"], show)
+        return show(row[name]) + (behind or _range(name, show)(row))
 
     return text
+
+
+def _range(name: str, show: Callable[[float], str]) -> Callable[[Row], str]:
+    """The range of two values; of more there is an interval."""
+    return lambda row: ranged(row[f"{name}_least"], row[f"{name}_most"], show) if pd.isna(row[f"{name}_low"]) else ""
 
 
 def _reach(name: str, show: Callable[[float], str]) -> Callable[[Row], str]:
@@ -148,16 +127,34 @@ def _reach(name: str, show: Callable[[float], str]) -> Callable[[Row], str]:
 def _paired(row: Row) -> str:
     text = _interval("difference", points)(row)
     # A seed that one side lacks is no pair, and the reader should not count it as one.
-    return (
-        f"{text} ({row['pairs']} of {row['seeds']} paired)" if row["verdict"] and row["pairs"] < row["seeds"] else text
-    )
+    return f"{text} ({row['pairs']} of {row['seeds']} paired)" if 0 < row["pairs"] < row["seeds"] else text
 
 
-def _corrected(row: Row) -> str:
-    if not row["corrected"] or pd.isna(row["adjusted_p"]):
-        return NOTHING
-    p = row["adjusted_p"]
-    return f"{row['corrected']}, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+def _start(row: Row) -> str:
+    return percent(row["start_accuracy"]) + (f" ({row['origin']})" if row["origin"] else "")
+
+
+def _verdict(name: str, pairs: str) -> Callable[[Row], str]:
+    """A verdict, or how few seeds there are for one; a dash where there is nothing to compare."""
+
+    def text(row: Row) -> str:
+        compared = row[name] or (pairs == "seeds" or not pd.isna(row["difference"]))
+        return row[name] or (f"{NOTHING}, {count(row[pairs])} seed{'s' * (row[pairs] != 1)}" if compared else NOTHING)
+
+    return text
+
+
+def _method(row: Row) -> str:
+    """The spec; what took another number of steps is marked, for it is compared at unequal work."""
+    return str(row["method"]) + steps_mark(row["method"], row["steps_share"])
+
+
+def steps_mark(method: str, share: float) -> str:
+    """` [0.33 × the steps]` behind a method that took another number of steps than the others, else nothing; bounds
+    take their own. share: its steps as a share of theirs."""
+    if pd.isna(share) or abs(share - 1) < UNEQUAL or is_bound(method):
+        return ""
+    return f" [{share:.2g} × the steps]"
 
 
 def _value(name: str, show: Callable[[Any], str]) -> Callable[[Row], str]:
@@ -166,21 +163,23 @@ def _value(name: str, show: Callable[[Any], str]) -> Callable[[Row], str]:
 
 _ACCURACY: dict[str, Callable[[Row], str]] = {
     "partition": _value("partition", str),
-    "method": _value("method", str),
+    "method": _method,
     "seeds": _value("seeds", str),
+    "start{of}": _start,
     "final": _interval("accuracy", percent),
     "at val's choice": _interval("chosen_accuracy", percent),
     "Δ": _interval("delta", points),
+    "verdict vs start": _verdict("start_verdict", "seeds"),
+    "p vs start": _value("start_adjusted_p", p_value),
     "vs {baseline}": _paired,
-    "verdict": lambda row: row["verdict"] or NOTHING,
-    "Holm": _corrected,
+    "verdict vs {baseline}": _verdict("verdict", "pairs"),
+    "p vs {baseline}": _value("adjusted_p", p_value),
     "rank": _value("rank", lambda rank: f"{rank:.2g}" if rank < 10 else f"{rank:.3g}"),
     "gained": _value("gained", percent),
     "lost": _value("lost", percent),
     "worst client": _value("worst_client", percent),
     "success": lambda row: percent(row["success_rate"], 0) + ("" if pd.isna(row["success_rate"]) else " %"),
 }
-_MANY = ("Holm", "rank")
 _SCORES: dict[str, tuple[str, Callable[[Row], str]]] = {
     "bits per byte": ("bits_per_byte", _value("bits_per_byte", lambda bits: f"{bits:.3f}")),
     "at the start": ("start_bits_per_byte", _value("start_bits_per_byte", lambda bits: f"{bits:.3f}")),
@@ -196,12 +195,12 @@ _SCORES: dict[str, tuple[str, Callable[[Row], str]]] = {
 }
 _QUALITY: dict[str, Callable[[Row], str]] = {
     "partition": _value("partition", str),
-    "method": _value("method", str),
+    "method": _method,
     **{name: text for name, (_, text) in _SCORES.items()},
 }
 _COST: dict[str, Callable[[Row], str]] = {
     "partition": _value("partition", str),
-    "method": _value("method", str),
+    "method": _method,
     "bytes": _value("bytes", size),
     "steps": _value("steps", count),
     "samples": _value("samples", count),
@@ -213,5 +212,5 @@ _COST: dict[str, Callable[[Row], str]] = {
     "target": _value("target", percent),
     "rounds to target": _reach("rounds_to_target", count),
     "bytes to target": _reach("bytes_to_target", size),
-    "arrived": lambda row: f"{row['reached']}/{row['seeds']}",
+    "arrived": lambda row: NOTHING if pd.isna(row["target"]) else f"{row['reached']}/{row['seeds']}",
 }

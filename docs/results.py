@@ -25,11 +25,11 @@ FIGURES = ("starts", "noise", "loss-", "gain")
 INTRODUCTION = """# Results
 
 What the shipped studies say about the claims of the field, as measured. The value is the mean over seeds of the paired
-difference, the interval is at 95 % (Student's t, bootstrap from ten seeds on), and a claim is held where the interval
-lies wholly on the claimed side, not held where it lies wholly on the other, else undecided. Fewer than five seeds
-decide nothing. Intervals are over seeds, one claim at a time, with no correction for their number. Every number is on
-the test set. No method chose by it; only where claim 2 says so is a cell chosen by the test accuracy of other seeds,
-which share the test images.
+difference, the interval is at 95 % (Student's t), and a claim is held where the interval lies wholly on the claimed
+side, not held where it lies wholly on the other, else undecided. Fewer than five seeds decide nothing. Intervals
+are over seeds, one claim at a time, with no correction for their number. Every number is on the test set. No method
+chose by it; only where claim 2 says so is a cell chosen by the test accuracy of other seeds, which share the test
+images.
 
 The studies are small, so that each ends within half an hour on two cores: subsets of a few thousand images, small
 networks, a few clients. They say what holds there, and no more. Made by `python -m docs.results` from the results

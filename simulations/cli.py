@@ -113,7 +113,7 @@ def run(
 def report(
     results: Annotated[Path, typer.Argument(metavar="DIR", help="A results folder of fedkd run.")],
     target: Annotated[
-        float | None, typer.Option(help="Accuracy for rounds-to-target, in [0, 1]; default: best minus a point.")
+        float | None, typer.Option(help="Accuracy for rounds-to-target, in [0, 1]; default: halfway to the best bound.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Everything in the folder, not only the recipe that was run last.")
@@ -250,6 +250,7 @@ def _make_report(results: Path, target: float | None = None, everything: bool = 
 
 def _print_comparison(results: Path, target: float | None = None, everything: bool = False) -> None:
     """What came out and what it cost, a line a method; the report has every column."""
+    from analysis.captions import rule
     from analysis.style import wrap
     from analysis.summary import compare
     from analysis.table import load, others, read_study
@@ -258,26 +259,30 @@ def _print_comparison(results: Path, target: float | None = None, everything: bo
 
     measured = load(results, everything=everything)
     summary = compare(measured, study=read_study(results, everything=everything), target=target)
-    versus = f"vs {summary.baseline}"
-    shown = ["final", "Δ", versus, "verdict", "gained", "lost", "worst client", "bytes", "rounds to target"]
+    shown = ["start", "final", "Δ", "verdict vs start", f"vs {summary.baseline}", f"verdict vs {summary.baseline}"]
+    shown += ["worst client", "bytes", "target", "rounds to target"]
     for outcome, cost in zip(text_tables(summary), text_tables(summary, "cost"), strict=True):
+        heads = {name.split(" (")[0]: name for name in [*outcome.headers, *cost.headers]}
         rows = [
-            dict(zip([*outcome.headers, *cost.headers], [*left, *right], strict=True))
+            dict(zip(heads, [*left, *right[2:]], strict=True))
             for left, right in zip(outcome.rows, cost.rows, strict=True)
         ]
         for place, group in itertools.groupby(rows, key=lambda row: row["partition"]):
             title = f"{escape(outcome.title)} · [bold]{escape(place)}[/]"
             table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
-            table.add_column("method", min_width=30)
+            table.add_column("method", min_width=26)
             for name in shown:
-                table.add_column(escape(name), justify="right")
+                table.add_column(escape(heads[name]), justify="right")
             for row in group:
-                table.add_row(escape(wrap(row["method"], 30, lines=4)), *(escape(row[name]) for name in shown))
+                # Of two seeds a terminal shows the mean; the report gives the range.
+                table.add_row(
+                    escape(wrap(row["method"], 26, lines=4)), *(escape(row[name].split(", range")[0]) for name in shown)
+                )
             out.print(table)
     out.print(
-        "[dim]Test accuracy in %, mean over clients and seeds, with its 95 % interval over seeds (Student-t, bootstrap "
-        f"from ten on); Δ in points from the start; {escape(versus)}: paired over seeds; “>”: not reached in these "
-        "rounds.[/]"
+        f"[dim]Test accuracy in %, mean over clients and seeds, ± its {100 * summary.level:g} % Student-t interval "
+        f"over seeds; Δ in points from the start; vs {escape(summary.baseline)}: paired over seeds. {rule(summary)} "
+        "“>”: not reached in these rounds.[/]"
     )
     for warning in summary.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")

@@ -6,10 +6,10 @@ import pytest
 from scipy import stats
 
 from analysis.claims import judge
-from analysis.comparisons import compare_with_baseline, holm, paired_values, wilcoxon_p
+from analysis.comparisons import compare_with_baseline, holm, is_bound, judged, paired_values, wilcoxon_p
 from analysis.ranks import rank_methods
 from analysis.ratios import Ratio, ratio_of_means
-from analysis.statistics import Interval
+from analysis.statistics import Floats, Interval
 
 
 def study(rng: np.random.Generator, gains: list[float], seeds: int = 5, noise: float = 0.01) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def test_the_family_is_all_methods_against_the_baseline() -> None:
     found = compare_with_baseline(values, "local")
     assert list(found.index) == ["m0", "m1", "m2", "alone"]
     assert set(found["family"]) == {3}
-    assert found["verdict"].tolist() == ["undecided", "better", "worse", "undecided"]
+    assert found["verdict"].tolist() == ["undecided", "better", "worse", ""]
     assert found["pairs"].tolist() == [9, 9, 9, 1]
     gaps = values["m0"] - values["local"]
     assert found["p"].loc["m0"] == pytest.approx(stats.ttest_rel(values["m0"], values["local"]).pvalue)
@@ -50,13 +50,36 @@ def test_no_rank_test_below_eight_pairs() -> None:
     assert wilcoxon_p(np.zeros(8)) == 1.0
 
 
-def test_a_correction_never_decides_what_the_interval_left_open() -> None:
-    rng = np.random.default_rng(2)
-    for seeds in (3, 5, 12):
-        for _ in range(2):
-            found = compare_with_baseline(study(rng, [0.0, 0.01, 0.02], seeds), "local")
-            decided = found[found["corrected"] != "undecided"]
-            assert (decided["corrected"] == decided["verdict"]).all()
+def test_there_is_one_verdict_and_it_is_the_corrected_one() -> None:
+    # Of four comparisons the second has p = 0.02 to itself, and 0.06 as one of the three that are left.
+    gaps = {name: _gaps(p) for name, p in {"a": 0.001, "b": 0.02, "c": 0.4, "d": 0.7}.items()}
+    found = judged(gaps)
+    assert found["p"].tolist() == pytest.approx([0.001, 0.02, 0.4, 0.7])
+    assert found["low"].loc["b"] > 0
+    assert found["adjusted_p"].tolist() == pytest.approx([0.004, 0.06, 0.8, 0.8])
+    assert found["verdict"].tolist() == ["better", "undecided", "undecided", "undecided"]
+    assert judged({"b": gaps["b"]})["verdict"].tolist() == ["better"]
+
+
+def _gaps(p: float) -> Floats:
+    """Five differences whose t-test gives p."""
+    x = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    return np.asarray(x + stats.t.isf(p / 2, 4) * stats.sem(x))
+
+
+def test_bounds_are_compared_and_not_judged() -> None:
+    rng = np.random.default_rng(1)
+    values = study(rng, [0.05, 0.0])
+    values["pooled"] = values["local"] + 0.2 + rng.normal(0, 0.001, 5)
+    found = compare_with_baseline(values, "local", bounds=["pooled"])
+    assert found["verdict"].loc["pooled"] == "bound"
+    assert found["difference"].loc["pooled"] == pytest.approx(0.2, abs=0.01)
+    assert np.isnan(found["adjusted_p"].loc["pooled"])
+    without = compare_with_baseline(values.drop(columns="pooled"), "local")
+    pd.testing.assert_frame_equal(found.drop(index="pooled"), without)
+    assert is_bound("pooled")
+    assert is_bound("ensemble()")
+    assert not is_bound("pooled_kd")
 
 
 def test_holm_controls_the_error_of_the_family() -> None:
@@ -75,7 +98,7 @@ def test_holm_controls_the_error_of_the_family() -> None:
 
 def test_a_real_difference_survives_the_correction() -> None:
     rng = np.random.default_rng(7)
-    found = [compare_with_baseline(study(rng, [0.04, 0.0, 0.0]), "local")["corrected"] for _ in range(12)]
+    found = [compare_with_baseline(study(rng, [0.04, 0.0, 0.0]), "local")["verdict"] for _ in range(12)]
     assert sum(each["m0"] == "better" for each in found) >= 9
     assert sum("better" in each[["m1", "m2"]].tolist() for each in found) <= 2
 

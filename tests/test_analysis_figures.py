@@ -50,6 +50,20 @@ def test_accuracy_against_rounds(panel: pd.DataFrame, ax: Axes) -> None:
     assert accuracy_against_rounds(every_round, Figure().add_subplot()).get_xlabel() == "rounds"
 
 
+def test_accuracy_axes_end_at_100_and_two_seeds_have_no_band(panel: pd.DataFrame) -> None:
+    high = panel.copy()
+    scored = (high["metric"] == "accuracy") & (high["split"] == "test")
+    high.loc[scored, "value"] = np.minimum(high.loc[scored, "value"] + 0.12, 1.0)
+    for draw in (accuracy_against_rounds, accuracy_against_bytes):
+        ax = draw(high, Figure().add_subplot())
+        assert 0 <= ax.get_ylim()[0] < ax.get_ylim()[1] <= 1.0
+    ax = accuracy_against_rounds(high[high["seed"] < 2], Figure().add_subplot())
+    edges = [path.vertices for band in ax.collections for path in band.get_paths()]
+    assert sum(np.isfinite(np.asarray(edge)).all(axis=1).sum() for edge in edges) == 0
+    low, top = delta_intervals(compare(high).rows, Figure().add_subplot()).get_xlim()
+    assert -1 <= low < top <= 1
+
+
 def test_one_seed_and_one_round_draw_too(panel: pd.DataFrame, tmp_path: Path) -> None:
     one = panel[(panel["seed"] == 0) & (panel["method"] == "kd")]
     with styled():

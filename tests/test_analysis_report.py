@@ -102,7 +102,7 @@ def test_the_page_says_what_a_reader_must_know(folder: Path) -> None:
         "95 % Student-t interval over seeds",
         "Validation is local",
         "paired difference on the same seeds",
-        "not corrected for the number of comparisons",
+        "corrected by Holm over all methods",
         "Frozen teachers",
         "Kaplan-Meier",
         "0123abc",

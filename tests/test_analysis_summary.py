@@ -8,21 +8,23 @@ import pandas as pd
 import pytest
 
 from analysis import load, read_study
+from analysis.captions import caption
 from analysis.censoring import Reach
 from analysis.scores import federation_scores
 from analysis.summary import Summary, compare
 from analysis.units import around, count, percent, points, size, spread
 from analysis.values import frozen_teachers
-from analysis.wording import caption, markdown, text_tables
-from tests.test_analysis_synthetic import METHODS, PARTITIONS, Planted
+from analysis.wording import markdown, text_tables
+from tests.test_analysis_synthetic import METHODS, PARTITIONS, Planted, Rich
 
-T2 = 4.302652729911275
+T4 = 2.7764451051977987
+FIVE = (0, 1, 2, 3, 4)
 BOTH: dict[str, Any] = {"partitions": PARTITIONS[:1], "rounds": 4, "clients": 3}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    planted = Planted(rounds=6, clients=4, partitions=PARTITIONS[:2], noise=0.002)
+    planted = Planted(rounds=6, clients=4, partitions=PARTITIONS[:2], noise=0.002, seeds=FIVE)
     return planted.write(tmp_path_factory.mktemp("results"))
 
 
@@ -54,9 +56,9 @@ def test_rows_follow_the_recipe(summary: Summary, table: pd.DataFrame) -> None:
 
 def test_final_accuracy_against_plain_numpy(summary: Summary, table: pd.DataFrame) -> None:
     rows = table[pick(table, "test", "accuracy") & (table["method"] == "kd") & (table["partition"] == "iid")]
-    seeds = [rows[(rows["seed"] == seed) & (rows["round"] == 6)]["value"].to_numpy() for seed in (0, 1, 2)]
+    seeds = [rows[(rows["seed"] == seed) & (rows["round"] == 6)]["value"].to_numpy() for seed in FIVE]
     means = np.array([seed.mean() for seed in seeds])
-    half = T2 * means.std(ddof=1) / 3**0.5
+    half = T4 * means.std(ddof=1) / 5**0.5
     found = row(summary, "kd")
     assert found["accuracy"] == pytest.approx(means.mean())
     assert found["accuracy_high"] - found["accuracy"] == pytest.approx(half)
@@ -68,11 +70,13 @@ def test_a_planted_effect_is_found(summary: Summary) -> None:
     assert found["verdict"] == "better"
     assert found["difference"] == pytest.approx(0.06 - 0.004, abs=0.01)
     assert found["difference_low"] > 0
-    assert (found["pairs"], found["seeds"], found["success_rate"]) == (3, 3, 1.0)
+    assert (found["pairs"], found["seeds"], found["success_rate"]) == (5, 5, 1.0)
+    assert found["start_verdict"] == "better"
+    assert found["start_family"] == 5
 
 
 def test_no_effect_is_undecided(tmp_path: Path) -> None:
-    planted = Planted(**BOTH, methods=("local", "kd"), gain={"local": 0.02, "kd": 0.02}, noise=0.01)
+    planted = Planted(**BOTH, methods=("local", "kd"), gain={"local": 0.02, "kd": 0.02}, noise=0.01, seeds=FIVE)
     assert row(compare(load(planted.write(tmp_path))), "kd")["verdict"] == "undecided"
 
 
@@ -94,9 +98,104 @@ def test_the_baseline_has_no_verdict_on_itself(summary: Summary, table: pd.DataF
 
 
 def test_one_seed_has_no_interval_and_no_verdict(table: pd.DataFrame) -> None:
-    found = row(compare(table[table["seed"] == 1]), "tuned_kd")
-    assert np.isnan(found["accuracy_low"])
-    assert (found["verdict"], found["pairs"]) == ("undecided", 1)
+    found = compare(table[table["seed"] == 1])
+    kd = row(found, "tuned_kd")
+    assert np.isnan(kd["accuracy_low"])
+    assert (kd["verdict"], kd["start_verdict"], kd["pairs"]) == ("", "", 1)
+    cells = cell(found, "tuned_kd")
+    assert cells["final"] == percent(kd["accuracy"])
+    assert cells["verdict vs local"] == "–, 1 seed"
+
+
+def test_two_seeds_have_a_range_that_is_called_so(table: pd.DataFrame) -> None:
+    found = compare(table[table["seed"] < 2])
+    kd, cells = row(found, "kd"), cell(found, "kd")
+    assert np.isnan(kd["accuracy_low"])
+    ends = percent(kd["accuracy_least"]), percent(kd["accuracy_most"])
+    assert cells["final"] == f"{percent(kd['accuracy'])}, range {ends[0]} to {ends[1]}"
+    assert "range" in cells["vs local"]
+    assert "±" not in "".join(cells.values())
+
+
+def test_fewer_than_five_seeds_have_intervals_and_no_verdict(table: pd.DataFrame) -> None:
+    found = compare(table[table["seed"] < 4])
+    cells = cell(found, "tuned_kd")
+    assert row(found, "tuned_kd")["difference_low"] > 0
+    assert cells["verdict vs start"] == cells["verdict vs local"] == "–, 4 seeds"
+    assert not [name for name in cells if name.startswith("p ")]
+    assert "Fewer than 5 seeds decide nothing" in caption(found)
+
+
+def cell(summary: Summary, method: str) -> dict[str, str]:
+    """What the table of the first block says of a method under iid."""
+    table = text_tables(summary)[0]
+    (line,) = (line for line in table.rows if line[:2] == ["iid", method])
+    return dict(zip(table.headers, line, strict=True))
+
+
+@pytest.fixture(scope="module")
+def falling(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """kd loses, local loses more, dml most; dp_kd gains, and pooled is what could be reached."""
+    gain = {"local": -0.12, "kd": -0.05, "dml": -0.2, "dp_kd": 0.02, "pooled": 0.1}
+    planted = Planted(**BOTH, methods=tuple(gain), gain=gain, noise=0.002, seeds=FIVE)
+    return compare(load(planted.write(tmp_path_factory.mktemp("falling"))))
+
+
+def test_nothing_is_better_that_ends_below_its_start(falling: Summary) -> None:
+    kd = row(falling, "kd")
+    assert kd["difference_low"] > 0
+    assert (kd["verdict"], kd["start_verdict"]) == ("loses less than local", "worse")
+    assert row(falling, "dml")["verdict"] == "worse"
+    assert (row(falling, "dp_kd")["verdict"], row(falling, "dp_kd")["start_verdict"]) == ("better", "better")
+    assert row(falling, "local")["start_verdict"] == "worse"
+    (table,) = text_tables(falling)
+    for line in table.rows:
+        cells = dict(zip(table.headers, line, strict=True))
+        assert not (cells["Δ"].startswith("−") and "better" in line)
+
+
+def test_what_ends_below_its_start_is_named_with_its_points(falling: Summary) -> None:
+    (warning,) = (text for text in falling.warnings if text.startswith("Below the start"))
+    named = ", ".join(f"{name} {points(row(falling, name)['delta'])}" for name in ("dml", "kd", "local"))
+    assert warning.startswith(f"Below the start (digits, iid), points: {named}.")
+    assert "−" in named
+    assert "dp_kd" not in warning
+
+
+def test_bounds_are_neither_ranked_nor_winners(falling: Summary) -> None:
+    pooled = row(falling, "pooled")
+    assert (pooled["verdict"], pooled["start_verdict"]) == ("bound", "bound")
+    assert np.isnan(pooled["rank"])
+    assert pooled["difference"] > 0.1
+    assert sorted(falling.rows["rank"].dropna()) == [1, 2, 3, 4]
+    assert row(falling, "kd")["family"] == 3
+
+
+def test_the_start_stands_in_every_table(summary: Summary) -> None:
+    kd = row(summary, "kd")
+    assert cell(summary, "kd")["start (clients' mean)"] == percent(kd["start_accuracy"])
+    assert kd["delta"] == pytest.approx(kd["accuracy"] - kd["start_accuracy"])
+
+
+def test_the_start_says_whose_it_is_where_that_differs(tmp_path: Path) -> None:
+    planted = Rich(**BOTH, methods=("local", "kd", "fedavg"), seeds=FIVE)
+    found = compare(load(planted.write(tmp_path)))
+    assert cell(found, "kd")["start"].endswith(" (clients' mean)")
+    assert cell(found, "fedavg")["start"].endswith(" (global model)")
+
+
+def test_unequal_steps_are_marked_by_what_was_measured(table: pd.DataFrame) -> None:
+    third = table.copy()
+    slow = (third["method"] == "dml") & (third["metric"] == "steps")
+    third.loc[slow, "value"] = np.floor(third.loc[slow, "value"] / 3)
+    found = compare(third)
+    assert row(found, "dml")["steps_share"] == pytest.approx(0.25)
+    for part in ("accuracy", "cost"):
+        (text,) = text_tables(found, part)
+        named = {line[1] for line in text.rows}
+        assert "dml [0.25 × the steps]" in named
+        assert {"kd", "local", "tuned_kd", "dp_kd"} < named
+    assert "[" not in "".join(line[1] for line in text_tables(compare(table))[0].rows)
 
 
 def test_validation_chooses_the_round_and_test_has_no_say(table: pd.DataFrame) -> None:
@@ -137,10 +236,10 @@ def test_server_rows_of_a_split_nobody_else_scores_stand_in(table: pd.DataFrame)
 
 def test_several_methods_are_corrected_for_their_number(summary: Summary) -> None:
     found = row(summary, "tuned_kd")
-    assert (found["family"], found["corrected"]) == (4, "better")
+    assert (found["family"], found["verdict"]) == (4, "better")
+    assert found["adjusted_p"] <= 0.05
     assert found["p"] < found["adjusted_p"] <= 4 * found["p"] + 1e-15
     assert np.isnan(found["wilcoxon_p"])
-    assert row(summary, "local")["corrected"] == ""
     # Planted: 0.06, 0.035, 0.02, 0.02 and 0.004, with a noise of 0.002.
     assert [row(summary, method)["rank"] for method in ("tuned_kd", "dml", "local")] == [1, 2, 5]
 
@@ -181,12 +280,31 @@ def test_targets_are_censored_not_dropped(table: pd.DataFrame, summary: Summary)
     local, tuned = row(summary, "local"), row(summary, "tuned_kd")
     assert (local["rounds_to_target"], local["reached"]) == (Reach(6, False), 0)
     assert str(local["rounds_to_target"]) == ">6"
-    assert tuned["target"] == pytest.approx(tuned["accuracy"] - 0.01)
     assert tuned["rounds_to_target"].reached
     assert row(compare(table, target=0.0), "local")["rounds_to_target"] == Reach(0, True)
     assert row(compare(table, target=1.0), "dml")["bytes_to_target"] == Reach(4 * 12 * 27_000, False)
     with pytest.raises(ValueError, match="between 0 and 1"):
         compare(table, target=85)
+
+
+def test_the_default_target_lies_above_the_start(summary: Summary, falling: Summary) -> None:
+    """Halfway to the best bound, so that "rounds to target" is not 0 for everybody."""
+    best, local = row(summary, "tuned_kd"), row(summary, "local")
+    assert best["target"] == pytest.approx((local["start_accuracy"] + best["accuracy"]) / 2)
+    assert (summary.rows["target"] > summary.rows["start_accuracy"]).all()
+    assert {reach.value for reach in summary.rows["rounds_to_target"]} != {0}
+    # With a bound it is the bound's, and the best method may well not arrive.
+    pooled = row(falling, "pooled")
+    assert pooled["target"] == pytest.approx((row(falling, "local")["start_accuracy"] + pooled["accuracy"]) / 2)
+    assert not row(falling, "dp_kd")["rounds_to_target"].reached
+
+
+def test_where_nothing_ends_above_the_start_there_is_no_target(tmp_path: Path) -> None:
+    planted = Planted(**BOTH, methods=("local", "kd"), gain={"local": -0.05, "kd": -0.02}, noise=0.001)
+    found = compare(load(planted.write(tmp_path)))
+    assert found.rows["target"].isna().all()
+    (cost,) = text_tables(found, "cost")
+    assert [line[-4:] for line in cost.rows] == [["–"] * 4] * 2
 
 
 def test_a_start_that_is_not_converged_is_said(tmp_path: Path, summary: Summary) -> None:
@@ -221,7 +339,7 @@ def labelled_and_not(folder: Path) -> Summary:
         settings = {"transfer": f"public(fraction=0.2{labelled})", "start": "pretrained"}
         gain = {"local": 0.05 if labelled else 0.002, "kd": 0.03}
         swept = ("method", "seed", "transfer", "start")
-        Planted(**BOTH, methods=("local", "kd"), settings=settings, gain=gain, swept=swept).write(folder)
+        Planted(**BOTH, methods=("local", "kd"), settings=settings, gain=gain, swept=swept, seeds=FIVE).write(folder)
     return compare(load(folder), study=read_study(folder))
 
 
@@ -233,21 +351,24 @@ def test_labelled_and_unlabelled_transfer_share_no_block(tmp_path: Path) -> None
         kd = block.rows[block.rows["method"] == "kd"].iloc[0]
         # Against local with the same labels, not against the other block's.
         assert kd["verdict"] == ("worse" if "labelled" in title else "better")
-        assert kd["target"] == pytest.approx(block.rows["accuracy"].max() - 0.01)
-        assert len(block.scores) == 6
+        middle = (block.rows["start_accuracy"].mean() + block.rows["accuracy"].max()) / 2
+        assert kd["target"] == pytest.approx(middle, abs=1e-3)
+        assert len(block.scores) == 10
     assert [table.title for table in text_tables(found)] == titles
 
 
 def test_text_tables(summary: Summary) -> None:
     (accuracy,) = text_tables(summary)
     assert accuracy.title == "digits"
-    assert accuracy.headers[:7] == ["partition", "method", "seeds", "final", "at val's choice", "Δ", "vs local"]
+    assert accuracy.headers[:6] == ["partition", "method", "seeds", "start (clients' mean)", "final", "at val's choice"]
+    expected = ["Δ", "verdict vs start", "p vs start", "vs local", "verdict vs local", "p vs local", "rank"]
+    assert accuracy.headers[6:13] == expected
     assert all(len(line) == len(accuracy.headers) for line in accuracy.rows)
-    assert [line[7] for line in accuracy.rows[:3]] == ["–", "better", "better"]
-    assert " ± " in accuracy.rows[0][3]
+    assert [line[10] for line in accuracy.rows[:3]] == ["–", "better", "better"]
+    assert " ± " in accuracy.rows[0][4]
     (cost,) = text_tables(summary, "cost")
     assert "tuning steps" in cost.headers
-    assert cost.rows[0][-3:] == [">6", "–", "0/3"]
+    assert cost.rows[0][-3:] == [">6", "–", "0/5"]
 
 
 def test_untuned_studies_show_no_tuning_columns(table: pd.DataFrame) -> None:
@@ -260,7 +381,7 @@ def test_captions_say_interval_choice_and_target(table: pd.DataFrame) -> None:
     assert "90 % Student-t interval over seeds" in caption(found)
     assert "the test set chooses nothing" in caption(found)
     assert "Target: 90.0 %" in caption(found, "cost")
-    assert "minus one point" in caption(compare(table), "cost")
+    assert "halfway from the start to the final accuracy of pooled" in caption(compare(table), "cost")
 
 
 def test_markdown_escapes_and_says_everything(tmp_path: Path) -> None:
