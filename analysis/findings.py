@@ -184,8 +184,8 @@ def _ranks(block: Summary, styles: Mapping[str, Look], add: Callable[..., None])
         "ranks",
         "Mean ranks",
         "Final test accuracy ranked in each (partition, seed), 1 is best, ties averaged; bounds are not ranked. "
-        f"Bars reach half of Nemenyi's critical difference ({ranks.critical:.2f}) to either side: methods whose bars do "
-        "not overlap differ; the band holds those that the first is not told from. Partitions share their "
+        f"Bars reach half of Nemenyi's critical difference ({ranks.critical:.2f}) to either side: methods whose bars "
+        "do not overlap differ; the band holds those that the first is not told from. Partitions share their "
         "seeds, so the test takes the blocks for more independent than they are.",
         [("all partitions", partial(rank_diagram, ranks, styles=styles))],
         height=0.9 + 0.42 * len(ranks.table),

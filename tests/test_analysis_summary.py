@@ -254,18 +254,18 @@ def test_costs_are_sums_over_clients_and_rounds(summary: Summary) -> None:
 
 
 def test_a_start_is_booked_once_and_shown_apart(table: pd.DataFrame, summary: Summary) -> None:
-    # 4 clients, 3 seeds, 2 partitions: six starts, from each of which all methods begin.
-    started = {(seed, place): 4 * (2.0 + seed + place / 8) + 6 / 16 for seed in range(3) for place in range(2)}
-    assert summary.starts.number == 6
+    # 4 clients, 5 seeds, 2 partitions: ten starts, from each of which all methods begin.
+    started = {(seed, place): 4 * (2.0 + seed + place / 8) + 6 / 16 for seed in range(5) for place in range(2)}
+    assert summary.starts.number == 10
     assert summary.starts.seconds == pytest.approx(sum(started.values()))
-    assert summary.starts.federations == table["federation"].nunique() == 6 * len(summary.rows["method"].unique())
+    assert summary.starts.federations == table["federation"].nunique() == 10 * len(summary.rows["method"].unique())
     for method in summary.rows["method"]:
-        assert row(summary, method)["pretrain_seconds"] == pytest.approx(4 * 3.0 + 6 / 16)
+        assert row(summary, method)["pretrain_seconds"] == pytest.approx(4 * 4.0 + 6 / 16)
         assert row(summary, method)["seconds"] == pytest.approx(4 * 7 * 0.01)
     (cost,) = text_tables(summary, "cost")
     place = cost.headers.index("pre-training")
-    assert {line[place] for line in cost.rows} == {"12.4 s", "12.9 s"}
-    assert "here 6 starts, 75.8 s in all, are shared by 30 federations" in caption(summary, "cost")
+    assert {line[place] for line in cost.rows} == {"16.4 s", "16.9 s"}
+    assert "here 10 starts, 166 s in all, are shared by 50 federations" in caption(summary, "cost")
     unknown = compare(table[table["metric"] != "pretrain_seconds"])
     assert "pre-training" not in text_tables(unknown, "cost")[0].headers
     assert "pre-training" not in caption(unknown, "cost")
