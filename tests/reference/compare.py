@@ -40,8 +40,8 @@ SKEW = ("train_samples", "train_classes", "label_distance", "label_entropy", "me
 Reference = Callable[[World], Ledger]
 
 
-def assert_agree(method: str, reference: Reference, **changes: Any) -> None:
-    """fedkd and the reference agree on one federation: weights, bytes and every other row."""
+def assert_agree(method: str, reference: Reference, **changes: Any) -> Ledger:
+    """fedkd and the reference agree on one federation: weights, bytes and every other row. Returns the rows."""
     recipe = RECIPE | {"method": method} | changes
     (federation,) = expand("reference", recipe).federations
     world = World(recipe, manifest(federation))
@@ -58,6 +58,7 @@ def assert_agree(method: str, reference: Reference, **changes: Any) -> None:
         for name, mine in client.weights().items():
             away = float((mine.double() - models[f"client-{client.id}"][name].double()).abs().max())
             assert away <= (ROUNDED if ledger.rounded else CLOSE), f"{name} of client {client.id} is {away:.2g} away"
+    return ledger
 
 
 def compare_rows(found: dict[Key, float], ledger: Ledger) -> None:

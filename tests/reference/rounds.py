@@ -52,6 +52,8 @@ def teachers_of(world: World, teachers: str, student: int, exchange: int) -> lis
     others = [number for number in world.tutors if number != student]
     if teachers == "all":
         return world.tutors
+    if teachers == "self":
+        return [student]
     if match := re.fullmatch(r"one\((\d+)\)", teachers):
         return [int(match[1])]
     if match := re.fullmatch(r"k\((\d+)\)", teachers):
