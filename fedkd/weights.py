@@ -34,9 +34,14 @@ def unpacked(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tenso
 
 
 def bundled(reports: Mapping[int, Knowledge], teachers: Sequence[int]) -> Knowledge:
-    """Several clients' models in one bag, each under its client's id."""
+    """Several clients' models in one bag, each under its client's id, without what else they reported."""
     return Knowledge(
-        {f"{TEACHER}{teacher}/{name}": value for teacher in teachers for name, value in reports[teacher].items()}
+        {
+            f"{TEACHER}{teacher}/{name}": value
+            for teacher in teachers
+            for name, value in reports[teacher].items()
+            if name.startswith(WEIGHT)
+        }
     )
 
 

@@ -24,6 +24,8 @@ class Ledger:
         self.rows: dict[Key, float] = {}
         self.doubt: dict[Key, float] = {}
         """by how much a row may be off because predictions are as good as tied"""
+        self.offset = 0
+        """rounds before the method's first: those of a consolidation"""
         self.rounded = False
         """whether anything was rounded to few digits on its way: values near the middle may go either way"""
         self._tied: dict[tuple[int, int, str], float] = {}
@@ -31,30 +33,37 @@ class Ledger:
 
     def add(self, round: int, client: int, metric: str, value: float, split: str = "") -> None:
         """One row."""
-        self.rows[round, client, split, metric] = float(value)
+        self.rows[round + self.offset, client, split, metric] = float(value)
 
     def up(self, round: int, client: int, nbytes: int) -> None:
         """A client has sent so much."""
-        self.rows[round, client, "", "bytes_up"] += nbytes
+        self._cost(round, client, "bytes_up", nbytes)
 
     def down(self, round: int, client: int, nbytes: int) -> None:
         """A client has been sent so much."""
-        key = (round, client, "", "bytes_down")
-        self.rows[key] = self.rows.get(key, 0.0) + nbytes
+        self._cost(round, client, "bytes_down", nbytes)
 
-    def judge(self, round: int, client: Client, *, last: int | None = None, teacher: Tensor | None = None) -> None:
+    def asked(self, round: int, client: Client) -> None:
+        """A client has taken part in an exchange: its work and its bytes are counted, be they none."""
+        for metric, value in (("steps", client.steps), ("samples", client.samples), ("bytes_up", 0), ("bytes_down", 0)):
+            self._cost(round, client.id, metric, value)
+        client.steps = client.samples = 0
+
+    def _cost(self, round: int, client: int, metric: str, value: float) -> None:
+        key = (round + self.offset, client, "", metric)
+        self.rows[key] = self.rows.get(key, 0.0) + value
+
+    def judge(self, round: int, client: Client, *, teacher: Tensor | None = None) -> None:
         """How good a client's model is after a round, and what it has done in it.
 
-        `teacher` (n, classes): what it was taught on the transfer set in this round. `last`: the last round, if it is
-        not that of the world.
+        `teacher` (n, classes): what it was taught on the transfer set in this round.
         """
-        last = self.world.rounds if last is None else last
         logits = {split: client.predict(samples.x) for split, samples in client.judged.items() if len(samples)}
         for split, predicted in logits.items():
             self._score(round, client.id, split, predicted, client.judged[split].y)
         right = self._changes(round, client.id, logits["test"], client.started_right)
         client.started_right = right if client.started_right is None else client.started_right
-        if round in (0, last) and self.world.token_bytes is None:
+        if round + self.offset in (0, self.world.rounds + self.offset) and self.world.token_bytes is None:
             labels = self.world.test.y
             for label in range(self.world.classes):
                 self._share(round, client.id, "test", f"accuracy/{label}", right[labels == label])
@@ -62,27 +71,29 @@ class Ledger:
             self._score(round, client.id, "transfer", teacher, self.world.transfer.y, "teacher_")
             same = logits["transfer"].argmax(1) == teacher.argmax(1)
             self._share(round, client.id, "transfer", "agreement", same)
-        for metric, value in (("steps", client.steps), ("samples", client.samples)):
-            self.add(round, client.id, metric, value)
-        client.steps = client.samples = 0
-        for metric in ("bytes_up", "bytes_down"):
-            self.rows.setdefault((round, client.id, "", metric), 0.0)
+        self.asked(round, client)
 
-    def judge_global(self, round: int, model: nn.Module) -> None:
-        """How good the server's model is: on the test set, the transfer set and everybody's validation samples."""
+    def judge_global(self, round: int, model: nn.Module, *, on_the_way: bool = False) -> None:
+        """How good the server's model is: on the test set, the transfer set and everybody's validation samples.
+
+        `on_the_way` to a common start, only how accurate it is.
+        """
         world = self.world
         val = Samples(*(torch.cat([getattr(part, name) for part in world.val]) for name in ("x", "y")))
         judged = {"test": world.test, "val": val} | ({} if world.exchanges_models else {"transfer": world.transfer})
         logits = {split: predict(model, samples.x) for split, samples in judged.items()}
         for split, predicted in logits.items():
             self._score(round, SERVER, split, predicted, judged[split].y)
+        if on_the_way:
+            return
         right = self._changes(round, SERVER, logits["test"], self._global_right)
         self._global_right = right if self._global_right is None else self._global_right
 
     def _score(self, round: int, client: int, split: str, logits: Tensor, y: Tensor, who: str = "") -> None:
         highest = logits.topk(2, 1).values
+        key = (round + self.offset, client, split)
         tied = (highest[:, 0] - highest[:, 1] < TIED).sum().item()
-        self._tied[round, client, split] = self._tied.get((round, client, split), 0) + tied
+        self._tied[key] = self._tied.get(key, 0) + tied
         loss = -logits.double().log_softmax(1)[torch.arange(len(y)), y].mean().item()
         self._share(round, client, split, f"{who}accuracy", logits.argmax(1) == y)
         self.add(round, client, f"{who}loss", loss, split)
@@ -97,14 +108,16 @@ class Ledger:
         self._share(round, client, "test", "gained", ~before & right)
         self._share(round, client, "test", "lost", before & ~right)
         self.add(round, client, "ece", calibration_error(logits, right), "test")
-        self.doubt[round, client, "test", "ece"] = 2 * self.doubt[round, client, "test", "gained"]
+        at = round + self.offset
+        self.doubt[at, client, "test", "ece"] = 2 * self.doubt[at, client, "test", "gained"]
         return right
 
     def _share(self, round: int, client: int, split: str, metric: str, which: Tensor) -> None:
         """A row that is the share of samples of which something is true; tied ones may go either way."""
         self.add(round, client, metric, which.double().mean().item(), split)
-        started = self._tied.get((0, client, split), 0)
-        self.doubt[round, client, split, metric] = (self._tied[round, client, split] + started) / len(which)
+        at = round + self.offset
+        tied = self._tied[at, client, split] + self._tied.get((0, client, split), 0)
+        self.doubt[at, client, split, metric] = tied / len(which)
 
 
 def calibration_error(logits: Tensor, right: Tensor) -> float:

@@ -21,7 +21,7 @@ Known = dict[int, Tensor | dict[str, Tensor]]
 
 
 def begin(world: World, clients: Iterable[Client] | None = None) -> Ledger:
-    """Pre-train all clients, and judge them."""
+    """Pre-train all clients, judge them, and make one model of theirs where that is asked for."""
     ledger = Ledger(world)
     for client in world.clients if clients is None else clients:
         epochs = pretrain(world, client) if world.start != "random" and world.pretraining.epochs else 0
@@ -30,6 +30,8 @@ def begin(world: World, clients: Iterable[Client] | None = None) -> Ledger:
         client.steps = client.samples = 0
         ledger.add(0, client.id, "parameters", sum(p.numel() for p in client.model.parameters()))
         ledger.judge(0, client)
+    if world.consolidate:
+        world.consolidate(world, ledger)
     return ledger
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from fedkd.data import load
 from fedkd.models import ARCHITECTURES
 from partitions.deal import Deal
+
+if TYPE_CHECKING:
+    from tests.reference.ledger import Ledger
 
 SERVER = -1
 
@@ -113,6 +116,8 @@ class World:
         self.training = Optimisation(**recipe["train"])
         self.init: str = recipe.get("init", "common")
         self.start: str = recipe.get("start", "pretrained")
+        self.consolidate: Callable[[World, Ledger], None] | None = None
+        """makes one model of all clients' before the method begins"""
         self.specs = [
             recipe["models"].split("|")[i % len(recipe["models"].split("|"))] for i in range(len(deal.clients))
         ]
