@@ -8,7 +8,7 @@ from __future__ import annotations
 CHANGES = {
     1: "the first numbers",
     2: "Dirichlet shards without a remainder for the last client; ties in tuning broken by the loss; influence by the "
-    "exact curvature of the last layer; seeded dropout; one encoding of what dp_kd compares",
+    "exact curvature of the last layer; seeded dropout; one encoding of what dp_kd compares; float32 sums of ReffAKD",
 }
 """What changed with each version."""
 

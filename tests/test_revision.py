@@ -125,6 +125,10 @@ class TestMseForm:
         with pytest.raises(UserError, match="without temperature, weight"):
             check("tuned_kd(temperatures=[1.0, 2.0], weights=[0.5], revise='labels(form=\"mse\")')")
 
+    def test_it_needs_whole_logits_under_a_search_too(self) -> None:
+        with pytest.raises(UserError, match=r"compares logits.*wire='top\(3\)'"):
+            check("tuned_kd(temperatures=[1.0], weights=[0.5], revise='labels(form=\"mse\")', wire='top(3)')")
+
     @pytest.mark.parametrize("method", ["dml", "dp_kd"])
     def test_only_kd_has_it(self, method: str) -> None:
         with pytest.raises(UserError, match=r"loss of its own, which only kd"):

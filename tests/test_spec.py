@@ -256,6 +256,35 @@ class TestCatalogue:
     def test_values_that_do_not_go_together_are_refused_with_what_would(self) -> None:
         assert 'use merge_by="logits"' in refusal("kd(objective='mse', merge_by='probabilities')")
 
+    @pytest.mark.parametrize(
+        ("text", "key"),
+        [
+            ("kd(objective='mse', wire='top(3)')", "wire"),
+            ("kd(revise='labels(form=\"mse\")', wire='top(3)')", "wire"),
+            ("tuned(method='kd(wire=\"top(3)\")', grid={'objective': ['kl', 'mse']})", "wire"),
+            ("kd(objective='mse', revise='labels(eta=0.0)')", "revise"),
+            ("kd(objective='mse', revise='labels')", "revise"),
+            ("kd(objective='mse', revise='labels(per_teacher=true)')", "revise"),
+            ("tuned(method='kd(revise=\"labels(eta=0.5)\")', grid={'objective': ['kl', 'mse']})", "revise"),
+        ],
+    )
+    def test_what_compares_logits_is_given_no_logarithms_of_probabilities(self, text: str, key: str) -> None:
+        message = refusal(text)
+        assert "compares logits" in message
+        assert f"{key}=" in message
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "kd(objective='mse')",
+            "kd(objective='mse', wire='float32', select='teacher_correct')",
+            "kd(revise='labels(eta=0.0, form=\"mse\")')",
+            "kd(revise='labels(eta=0.0)', wire='top(3)')",
+        ],
+    )
+    def test_what_has_logits_to_compare_or_compares_probabilities_may_be_run(self, text: str) -> None:
+        METHODS.build(text)
+
     def test_nearest_offers_one_name_where_one_is_close(self) -> None:
         assert nearest("dirichlt", ["iid", "dirichlet"]) == "did you mean 'dirichlet'? Known: dirichlet, iid"
         assert nearest("xyz", ["iid", "dirichlet"]) == "Known: dirichlet, iid"

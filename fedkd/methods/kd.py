@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedkd import ensemble
-from fedkd.knowledge import Knowledge, Wire, over_the_wire
+from fedkd.knowledge import WIRE_TYPES, Knowledge, Wire, over_the_wire
 from fedkd.losses import OBJECTIVES, Temperature
 from fedkd.method import Method
 from fedkd.node import Node
@@ -63,6 +63,16 @@ class KD(Method):
                 raise ValueError(
                     f"{comparing} compares logits, which an autoencoder has none of; leave it out of teachers"
                 )
+            if self.wire not in WIRE_TYPES:
+                raise ValueError(
+                    f"{comparing} compares logits, of which wire={self.wire!r} keeps a few, relative to the highest; "
+                    'use wire="float16" or "float32"'
+                )
+        if self.objective == "mse" and self.revise and not self._left_to_revision:
+            raise ValueError(
+                f"{comparing} compares logits, which revise={self.revise!r} replaces by logarithms of probabilities; "
+                "use revise=\"labels(form='mse')\" without objective, or another objective"
+            )
         if self._left_to_revision and (self.temperature, self.weight, self.objective) != (1.0, 0.5, "kl"):
             raise ValueError(
                 f"{comparing} brings a loss of its own without temperature, weight or objective; leave them out"
