@@ -61,8 +61,17 @@ def main() -> None:
 def started(federation: Federation, client: int) -> Node:
     """A client with its data and its pre-trained model."""
     own, spec = load_holdings(federation, client), federation.client_models[client]
-    data = {"data": own.data, "val": own.val, "transfer": own.transfer}
-    node = Node(client, federation.clients, federation.seed, federation.train, own.classes, shape=own.shape, **data)
+    node = Node(
+        client,
+        federation.clients,
+        federation.seed,
+        federation.train,
+        own.classes,
+        data=own.data,
+        val=own.val,
+        transfer=own.transfer,
+        shape=own.shape,
+    )
     node.models["student"] = build_model(spec, own.shape, own.classes, federation.seed, "init/common", client)
     pretrain(node, node.student, spec, federation.pretrain)
     return node
@@ -88,10 +97,11 @@ def retraining(node: Node, teacher: Tensor, weight: float, chosen: Tensor, dampi
     """By how much the validation loss rises where one of the chosen samples is not distilled, the last layer being
     trained to the end each time, held to where it is by λ/2·‖θ − θ₀‖²; λ is `damping` times the mean curvature."""
     model = node.student.eval()
-    parts = [node.private, node.public, node.val]
+    assert node.val is not None
+    parts = (node.private, node.public, node.val)
     with torch.no_grad():
-        own, common, held = (model.features(part.x).flatten(0, -2).double() for part in parts if part)
-    labels = [part.y for part in parts if part]
+        own, common, held = (model.features(part.x).flatten(0, -2).double() for part in parts)
+    labels = [part.y for part in parts if part.y is not None]
     soft = teacher.double().log_softmax(1)
     start = torch.cat([model.head.weight, model.head.bias.unsqueeze(1)], 1).detach().double()
     sizes = [min(node.training.batch_size, len(part)) for part in (own, common)]
@@ -107,8 +117,11 @@ def retraining(node: Node, teacher: Tensor, weight: float, chosen: Tensor, dampi
         return truth / sum(sizes) + weight * (distilled * kl).mean()
 
     def curvature(theta: Tensor) -> Tensor:
-        flat = lambda t: loss(t.reshape(start.shape), everything)  # noqa: E731
-        return torch.autograd.functional.hessian(flat, theta.flatten(), vectorize=True)
+        def flat(weights: Tensor) -> Tensor:
+            return loss(weights.reshape(start.shape), everything)
+
+        found: Tensor = torch.autograd.functional.hessian(flat, theta.flatten(), vectorize=True)  # type: ignore[no-untyped-call]
+        return found
 
     def slope(theta: Tensor, distilled: Tensor) -> Tensor:
         theta = theta.clone().requires_grad_()
