@@ -188,9 +188,11 @@ class Study:
     def _prepare(self, watcher: Watcher) -> list[dict[str, Any]]:
         """Load data and deal partitions before anything is written: whatever is wrong with them is found here."""
         splits: dict[Key, dict[str, Any]] = {}
+        tried: set[tuple[object, ...]] = set()
         for federation in self.recipe.federations:
             place = key(federation)
             if place in splits:
+                _try_models(federation, tried)
                 continue
             dataset = load(federation.dataset, watcher.preparing)
             split = manifest(federation)
@@ -203,7 +205,7 @@ class Study:
                 "transfer": len(split.transfer),
                 "val": sum(map(len, split.val)) if isinstance(split.val, tuple) else len(split.val),
             }
-            _try_models(federation, dataset.shape, len(dataset.outputs))
+            _try_models(federation, tried)
         return list(splits.values())
 
     def _describe(self, partitions: list[dict[str, Any]]) -> None:
@@ -345,9 +347,13 @@ def _varying(settings: list[dict[str, Any]]) -> list[str]:
     return [key for key in settings[0] if len({json.dumps(federation.get(key)) for federation in settings}) > 1]
 
 
-def _try_models(federation: Federation, shape: tuple[int, ...], classes: int) -> None:
-    from fedkd.models import build_model
+def _try_models(federation: Federation, tried: set[tuple[object, ...]]) -> None:
+    """Build every model once, and once more for each file that it starts from; what was `tried` is noted there."""
+    from fedkd.models import ARCHITECTURES, build_model
 
+    dataset = load(federation.dataset)
     for client, model in enumerate(federation.client_models):
-        if federation.client_models.index(model) == client:
-            build_model(model, shape, classes, 0, "check", client)
+        asked = (federation.dataset, model, ARCHITECTURES.build(model).files(client))
+        if asked not in tried:
+            tried.add(asked)
+            build_model(model, dataset.shape, len(dataset.outputs), 0, "check", client)

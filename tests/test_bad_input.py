@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from fedkd.data import cache_root
+from fedkd.models import build_model
+from fedkd.models.checkpoint import save_checkpoint
 from tests.conftest import TINY, Call, Ended, fedkd, written
 
 Case = tuple[str, list[str]]
@@ -235,6 +237,14 @@ class TestPartitions:
     )
     def test_that_cannot_be_made(self, settings: list[str], parts: list[str], with_settings: Refused) -> None:
         with_settings(*settings, parts=parts)
+
+    def test_every_model_is_tried_and_every_clients_file(
+        self, with_settings: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with_settings("models=['cnn', 'torchvision:vit_b_16(size=7)']", parts=["size = 7"])
+        save_checkpoint(tmp_path / "a-0.safetensors", "cnn", build_model("cnn", (1, 8, 8), 10, 0, ""), (1, 8, 8), 10)
+        monkeypatch.chdir(tmp_path)
+        with_settings("models=checkpoint:a-{client}.safetensors", parts=["a-1.safetensors", "does not exist"])
 
     def test_the_last_of_several_stops_the_first_too(self, with_settings: Refused) -> None:
         with_settings("partition=['iid', 'pathological(classes=11)']", parts=["classes=11", "only 10"])

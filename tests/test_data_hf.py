@@ -303,3 +303,43 @@ class TestHub:
             finally:
                 server.shutdown()
                 thread.join()
+
+
+class TestSavedToDisk:
+    @staticmethod
+    def made() -> Any:
+        kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)}
+        parts = {split: datasets.Dataset.from_dict(table(split)) for split in N}
+        for key, kind in kinds.items():
+            parts = {split: part.cast_column(key, kind) for split, part in parts.items()}
+        return datasets.DatasetDict(parts)
+
+    def test_a_dictionary_of_splits_is_what_its_parquet_files_are(self, tmp_path: Path) -> None:
+        self.made().save_to_disk(tmp_path / "disk")
+        kept, parquet = load(f"hf:{tmp_path}/disk"), load(f"hf:{saved(tmp_path / 'parquet')}")
+        assert kept.fingerprint == parquet.fingerprint
+        assert kept.classes == tuple(CLASSES)
+        assert sorted(kept.columns) == ["left", "site", "writer"]
+
+    def test_a_single_data_set_is_its_training_split(self, tmp_path: Path) -> None:
+        self.made()["train"].save_to_disk(tmp_path / "disk")
+        with pytest.raises(UserError, match=r"disk has no split 'test'; it has 'train': give .* test=\"\" takes"):
+            load(f"hf:{tmp_path}/disk")
+        assert len(load(f"hf:{tmp_path}/disk(test='')").images) == N["train"]
+
+    def test_images_of_many_sizes_are_brought_to_one(self, tmp_path: Path) -> None:
+        made = self.made()
+        small = [{"bytes": encoded(image[::2]), "path": None} for image in pixels("test")]
+        made["test"] = (
+            made["test"].remove_columns("image").add_column("image", small).cast_column("image", datasets.Image())
+        )
+        made.save_to_disk(tmp_path / "disk")
+        with pytest.raises(UserError, match=r"test\[0\] is 3×4 RGB, but train\[0\] is 5×4 RGB; .*; size=3 brings"):
+            load(f"hf:{tmp_path}/disk")
+        assert load(f"hf:{tmp_path}/disk(size=4)").shape == (3, 4, 4)
+
+    def test_a_damaged_one_is_said(self, tmp_path: Path) -> None:
+        self.made().save_to_disk(tmp_path / "disk")
+        next((tmp_path / "disk" / "train").glob("*.arrow")).write_bytes(b"no table")
+        with pytest.raises(UserError, match=r"hf:.*disk cannot be loaded \(\w+: "):
+            load(f"hf:{tmp_path}/disk")

@@ -297,3 +297,87 @@ def test_a_part_of_cifar(tmp_path: Path) -> None:
     first = sorted(part)[0]
     pixels = np.asarray(Image.open(io.BytesIO(part[first])))
     assert np.array_equal(dataset.images[0].permute(1, 2, 0).numpy(), pixels)
+
+
+SIZES = ((30, 20), (20, 30), (8, 8), (40, 40))
+
+
+def mixed() -> dict[str, bytes]:
+    """Twelve images of four sizes and four modes: a red left half, a blue right half, whatever the size."""
+    files = {}
+    for i in range(12):
+        image = Image.new("RGB", SIZES[i % 4], (200, 0, 0))
+        image.paste((0, 0, 200), (image.width // 2, 0, image.width, image.height))
+        data = io.BytesIO()
+        image.convert(("RGB", "RGBA", "P", "L")[i // 3]).save(data, "PNG")
+        files[f"{'ab'[i % 2]}/{i:02}.png"] = data.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_images_of_many_sizes_and_modes_are_brought_to_one(tmp_path: Path, fit: str) -> None:
+    parameters = f"(size=16, mode='RGB', fit='{fit}')"
+    dataset = load(f"images:{folder(tmp_path / 'set', mixed())}{parameters}")
+    assert dataset.shape == (3, 16, 16)
+    packed = load(f"images:{archive(tmp_path / 'set.tar', mixed())}{parameters}")
+    assert torch.equal(packed.images, dataset.images)
+    first = dataset.images[0].int()  # 30×20, red and blue
+    assert abs(first[:, 8, 3] - torch.tensor([200, 0, 0])).max() < 3
+    assert abs(first[:, 8, 12] - torch.tensor([0, 0, 200])).max() < 3
+    assert (first[:, 0].sum() == 0) == (fit == "pad"), "a wide image has black above it only where it is padded"
+
+
+def test_the_middle_is_cut_out_and_nothing_is_lost_by_padding(tmp_path: Path) -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 100
+    data = io.BytesIO()
+    Image.fromarray(wide).save(data, "PNG")
+    source = (
+        f"images:{folder(tmp_path / 'set', {f'{name}/{i}.png': data.getvalue() for name in 'ab' for i in range(2)})}"
+    )
+    assert (load(f"{source}(size=10)").images == 100).all()
+    padded = load(f"{source}(size=30, fit='pad')").images[0]
+    assert padded[0, 10:20].tolist() == wide[..., 0].tolist()
+    assert padded[:, :10].sum() == padded[:, 20:].sum() == 0
+
+
+def test_grey_and_colour_are_what_pillow_makes_of_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (4, 5, 6, 3)).astype(np.uint8)
+    files = {}
+    for i, each in enumerate(pixels):
+        data = io.BytesIO()
+        Image.fromarray(each).save(data, "PNG")
+        files[f"{'ab'[i % 2]}/{i}.png"] = data.getvalue()
+    source = f"images:{folder(tmp_path / 'set', files)}"
+    weights = np.array([299, 587, 114]) / 1000  # ITU-R 601
+    grey = np.concatenate([pixels[::2], pixels[1::2]]) @ weights
+    assert np.abs(load(f"{source}(mode='L')").images[:, 0].numpy() - grey).max() <= 1
+    assert torch.equal(load(f"{source}(mode='RGB')").images, load(source).images)
+
+
+def deep() -> bytes:
+    """An image of 16 bits."""
+    data = io.BytesIO()
+    Image.fromarray(np.full((3, 4), 40_000, np.uint16)).save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changed", "parameters", "message"),
+    [
+        ({"a/03.png": picture(size=(5, 3))}, "", r"one size and mode; size=3 brings all of them to one"),
+        ({"a/03.png": picture(mode="L")}, "", r'one size and mode; mode="RGB" brings all of them to one'),
+        ({"a/03.png": picture(size=(9, 9), mode="L")}, "", r'size=3 and mode="RGB" brings'),
+        ({"a/03.png": picture(mode="RGBA")}, "", r'has mode RGBA; .* give mode="RGB" or mode="L"'),
+        ({"a/03.png": deep()}, "(mode='RGB')", r"a/03\.png has mode I;16, more than 8 bits"),
+        ({"a/03.png": picture()[:-30]}, "(size=8)", r"a/03\.png cannot be decoded"),
+        ({}, "(size=-1)", "size: input should be greater than or equal to 0"),
+        ({}, "(fit='squash')", "fit: input should be 'crop', 'pad' or 'stretch'"),
+    ],
+)
+def test_what_would_bring_them_to_one_is_said(
+    tmp_path: Path, changed: dict[str, bytes], parameters: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        load(f"images:{folder(tmp_path / 'set', flat() | changed)}{parameters}")

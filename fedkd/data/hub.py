@@ -42,6 +42,12 @@ def splits(name: str, subset: str, revision: str, wanted: Sequence[str]) -> Iter
         UserError: it is not there, the hub cannot be reached, a split is missing, or the files cannot be read.
     """
     folder = local_folder(name)
+    if folder and (kept := _saved(folder)) is not None:
+        for name in wanted:
+            if name not in kept:
+                raise _no_split(f"hf:{folder}", name, ", ".join(map(repr, kept)))
+        yield [kept[name] for name in wanted]
+        return
     # As in a simulation: nothing is told to others unless the user wants it.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     import datasets
@@ -51,19 +57,19 @@ def splits(name: str, subset: str, revision: str, wanted: Sequence[str]) -> Iter
     if folder is None and (not REPOSITORY.fullmatch(name) or name in builders):
         raise UserError(f"hf:{name} is neither a folder nor the name of a data set, which is OWNER/NAME")
     with contextlib.ExitStack() as stack:
-        kept: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         problem = None
         if folder is None:
-            kept["revision"] = revision or None
+            settings["revision"] = revision or None
             if problem := _unreachable(name):
                 stack.enter_context(_offline())
         else:
             # What the library makes of a folder is read once; ours is the cache.
-            kept["cache_dir"] = stack.enter_context(_scratch())
+            settings["cache_dir"] = stack.enter_context(_scratch())
         if not sys.stderr.isatty():
             stack.enter_context(_silent())
         dataset = FederatedDataset(
-            dataset=str(folder or name), subset=subset or None, partitioners={}, shuffle=False, **kept
+            dataset=str(folder or name), subset=subset or None, partitioners={}, shuffle=False, **settings
         )
         try:
             loaded = [dataset.load_split(split) for split in wanted]
@@ -73,14 +79,33 @@ def splits(name: str, subset: str, revision: str, wanted: Sequence[str]) -> Iter
         yield loaded
 
 
+def _saved(folder: Path) -> dict[str, Any] | None:
+    """The splits that Dataset.save_to_disk or DatasetDict.save_to_disk wrote; None where the folder is another one."""
+    several = (folder / "dataset_dict.json").is_file()
+    if not several and not (folder / "state.json").is_file():
+        return None
+    import datasets
+
+    try:
+        found: Any = datasets.load_from_disk(str(folder))
+    # The library raises whatever its own libraries do.
+    except Exception as error:
+        raise _explained(f"hf:{folder}", error, None) from error
+    return dict(found) if several else {str(found.split or "train"): found}
+
+
+def _no_split(where: str, name: str, known: str) -> UserError:
+    return UserError(
+        f'{where} has no split {name!r}; it has {known}: give train=… and test=…, where test="" takes a seeded sixth '
+        f"of the training split"
+    )
+
+
 def _explained(where: str, error: Exception, problem: str | None) -> UserError:
     """The user's error for one of the library's, which has several lines and no advice."""
     said = str(error).strip().split("\n")[0]
     if missing := re.search(r"The given split: '(.*)' is not present in the dataset's splits: '\[(.*)\]'", said):
-        return UserError(
-            f'{where} has no split {missing[1]!r}; it has {missing[2]}: give train=… and test=…, where test="" '
-            f"takes a seeded sixth of the training split"
-        )
+        return _no_split(where, missing[1], missing[2])
     if problem:
         return UserError(
             f"{where} is not on this machine, and the hub cannot be reached ({problem}). Put its files, parquet or "

@@ -14,8 +14,9 @@ from pydantic.dataclasses import dataclass
 
 from fedkd.data.border import seeded_test
 from fedkd.data.decoding import decode
+from fedkd.data.framing import Framed
 from fedkd.data.hub import local_folder, splits
-from fedkd.data.source import Prepared, Progress, Source, class_labels
+from fedkd.data.source import Prepared, Progress, class_labels
 from fedkd.data.stamps import folder_stamp
 from fedkd.errors import UserError
 from fedkd.spec import STRICT
@@ -24,9 +25,9 @@ LONGEST = 100
 """Characters of the longest text in a column that is kept: names of groups are short, and all take as much."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class HF(Source):
-    """an image data set of the Hugging Face hub, or a folder of parquet files or images in its layout.
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class HF(Framed):
+    """an image data set of the Hugging Face hub, or a folder: what save_to_disk wrote, parquet files, or images.
 
     It is loaded through flwr-datasets. Further columns of whole numbers, truth values or short text become
     columns, so that it can be split by writer, site or user; those with gaps or in one split only are left out.
@@ -56,7 +57,7 @@ class HF(Source):
         """The parameters, and the state of the folder."""
         folder = local_folder(self.argument)
         own = [self.image, self.label, self.subset, self.train, self.test, self.revision]
-        return [own, folder_stamp(str(folder)) if folder else self.argument]
+        return [own, folder_stamp(str(folder)) if folder else self.argument, *self.framed()]
 
     def prepare(self, progress: Progress) -> Prepared:
         """Load both splits and decode their images."""
@@ -85,7 +86,7 @@ class HF(Source):
         read = _Encoded([table.column(self.image) for table in tables])
         places = zip((self.train, self.test), tables, strict=False)
         names = [f"{split}[{i}]" for split, table in places for i in range(len(table))]
-        return decode(names, read, where, progress)
+        return decode(names, read, where, progress, self.framing)
 
     def _labels(self, tables: Sequence[Any], feature: Any, where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
         found = f"{where}: the column {self.label!r}"

@@ -9,17 +9,18 @@ from pydantic.dataclasses import dataclass
 from fedkd.data.archive import archive_files
 from fedkd.data.border import seeded_test
 from fedkd.data.decoding import SUFFIXES, decode
+from fedkd.data.framing import Framed
 from fedkd.data.layout import arrange
-from fedkd.data.source import Prepared, Progress, Source
+from fedkd.data.source import Prepared, Progress
 from fedkd.data.stamps import below, file_stamp, folder_stamp, located
 from fedkd.spec import STRICT
 
 
-@dataclass(frozen=True, config=STRICT)
-class Images(Source):
-    """image files of one size in class folders, or a tar or zip archive of them; train/ and test/ are the border.
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Images(Framed):
+    """image files in class folders, or a tar or zip archive of them; train/ and test/ are the border.
 
-    A tar archive may be compressed (gzip, bzip2, xz); grey and RGB images can be read.
+    A tar archive may be compressed (gzip, bzip2, xz). Images of many sizes or modes need `size` or `mode`.
     Without train/ and test/, a seeded sixth of every class is for testing.
     """
 
@@ -30,9 +31,8 @@ class Images(Source):
 
     def stamp(self) -> object:
         """Path, size and time of the archive, or of every file of the folder."""
-        if located(self.argument).is_dir():
-            return folder_stamp(self.argument)
-        return file_stamp(self.argument)
+        stamp = (folder_stamp if located(self.argument).is_dir() else file_stamp)(self.argument)
+        return [stamp, *own] if (own := self.framed()) else stamp
 
     def prepare(self, progress: Progress) -> Prepared:
         """Decode all images, in the order of their names: a folder and its archive give the same data set."""
@@ -51,6 +51,6 @@ class Images(Source):
         def read(i: int) -> bytes:
             return contents[names[i]] if contents else (root / names[i]).read_bytes()
 
-        images = decode(names, read, where, progress)
+        images = decode(names, read, where, progress, self.framing)
         border = seeded_test(labels, 1 / 6, where) if test is None else test
         return Prepared(images, 255, labels, classes, border)

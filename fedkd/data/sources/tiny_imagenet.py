@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from fedkd.data.archive import archive_files
 from fedkd.data.decoding import decode
+from fedkd.data.framing import Framing
 from fedkd.data.published import Piece, Published, Remote
 from fedkd.data.source import Prepared, Progress
 from fedkd.errors import UserError
@@ -86,7 +87,7 @@ def _arranged(names: Sequence[str], content: Callable[[str], bytes], where: str,
     if not test.any():
         raise UserError(f"{where} holds no image in val/images, which are those for testing")
     words = _pairs(content(WORDS), f"{where}: {WORDS}") if WORDS in names else {}
-    pixels = decode(images, lambda i: content(images[i]), where, progress, grey_as_rgb=True)
+    pixels = decode(images, lambda i: content(images[i]), where, progress, Framing(mode="RGB", offered=False))
     return Prepared(pixels, 255, np.array(labels, np.int64), _class_names(wnids, words), test)
 
 
