@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkd.augment import augmentation
+from fedkd.draws import seeded, sources_of
 from fedkd.losses import cross_entropy
 from fedkd.node import Data, Node, Optimisation, rows_of
+from fedkd.streams import seed_of
 
 Labels = Literal["all", "private", "none"]
 """Which labelled samples a loss reads: private and labelled transfer, private alone, or none."""
@@ -97,6 +100,7 @@ def fit(
     node.remember_transfer_logits(None)
     model = node.student.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    sources = sources_of(model)
     optimiser = make_optimiser(parameters, settings)
 
     distil_private = target is not None and target.on == "private"
@@ -117,30 +121,36 @@ def fit(
         if change is not None and x:
             x = [change(x[0], node.rng(f"{purpose}/augment", step))]
         x += [node.public.x[common]] if len(common) else []
-        logits = model(torch.cat(x) if len(x) > 1 else x[0]).flatten(0, -2)  # one forward pass for both
-        taken = len(own) + len(common)
-        border = len(own) * (len(logits) // taken)
-        of_own, of_common = logits[:border], logits[border:]
-
-        labelled, y = of_own, none
-        if labels != "none":
-            y = _labels(node.private, own)
-            if labels == "all" and known:
-                labelled, y = logits, torch.cat([y, _labels(node.public, common)])
-        student = teacher = weights = revised = None
-        if target is not None:
-            student, index = (of_common, common) if distil_transfer else (of_own, own)
-            n = len(node.public if distil_transfer else node.private)
-            teacher = rows_of(target.logits, index, n)
-            weights = None if target.weights is None else rows_of(target.weights, index, n)
-            revised = None if target.revised is None else rows_of(target.revised, index, n)
-        among = distil_private or (labels == "all" and known)
-        value = loss(Batch(node, labelled, y, student, teacher, weights, revised, known=among and labels != "none"))
-        optimiser.step(torch.autograd.grad(value, parameters, materialize_grads=True))
+        named = (node.seed, f"{purpose}/forward", node.id, step)
+        with seeded(sources, seed_of(*named), node.device) if sources else nullcontext():
+            logits = model(torch.cat(x) if len(x) > 1 else x[0]).flatten(0, -2)  # one forward pass for both
+            value = loss(_batch(node, logits, own, common, target, labels))
+            gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
+        optimiser.step(gradients)
         total += value.detach()
-        node.samples += taken
+        node.samples += len(own) + len(common)
     node.steps += steps
     return total / max(steps, 1)
+
+
+def _batch(node: Node, logits: Tensor, own: Tensor, common: Tensor, target: Target | None, labels: Labels) -> Batch:
+    """What a loss sees of (rows, classes) logits of the private samples `own`, then the transfer samples `common`."""
+    border = len(own) * (len(logits) // (len(own) + len(common)))
+    of_own, of_common = logits[:border], logits[border:]
+    both = labels == "all" and node.transfer is not None and node.transfer.y is not None
+    labelled, y = of_own, own[:0]
+    if labels != "none":
+        y = _labels(node.private, own)
+        if both:
+            labelled, y = logits, torch.cat([y, _labels(node.public, common)])
+    if target is None:
+        return Batch(node, labelled, y, None, None, known=both)
+    on_own = target.on == "private"
+    student, index, n = (of_own, own, len(node.private)) if on_own else (of_common, common, len(node.public))
+    teacher = rows_of(target.logits, index, n)
+    weights = None if target.weights is None else rows_of(target.weights, index, n)
+    revised = None if target.revised is None else rows_of(target.revised, index, n)
+    return Batch(node, labelled, y, student, teacher, weights, revised, known=both or (on_own and labels != "none"))
 
 
 def _labels(data: Data, index: Tensor) -> Tensor:

@@ -349,11 +349,12 @@ def _varying(settings: list[dict[str, Any]]) -> list[str]:
 
 def _try_models(federation: Federation, tried: set[tuple[object, ...]]) -> None:
     """Build every model once, and once more for each file that it starts from; what was `tried` is noted there."""
-    from fedkd.models import ARCHITECTURES, build_model
+    from fedkd.models import ARCHITECTURES
+    from fedkd.models.trial import try_network
 
     dataset = load(federation.dataset)
     for client, model in enumerate(federation.client_models):
         asked = (federation.dataset, model, ARCHITECTURES.build(model).files(client))
         if asked not in tried:
             tried.add(asked)
-            build_model(model, dataset.shape, len(dataset.outputs), 0, "check", client)
+            try_network(model, dataset.shape, len(dataset.outputs), client)

@@ -14,12 +14,13 @@ from fedkd.node import CPU
 from simulations.recipe import Recipe, expand, read
 from simulations.study import Interrupted, Study, Watcher
 from tests.conftest import Ended, Process, assert_same_numbers, numbers, written
+from tests.test_draws import dropping
 
 RECIPE = """
 dataset = "digits"
 method = ["local", "kd", "dml", "dp_kd", "tuned_kd(temperatures=[1.0, 2.0], weights=[0.5], rounds=1)"]
 partition = ["iid", "dirichlet(alpha=0.5)"]
-models = "cnn(width=4, hidden=8)|mlp(hidden=[8])"
+models = "cnn(width=4, hidden=8)|{dropping}"
 clients = 3
 rounds = 2
 seed = 0
@@ -39,8 +40,10 @@ def no_gpu() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten federations of mixed models."""
-    return written(tmp_path_factory.mktemp("recipe") / "study.toml", RECIPE)
+    """Ten federations of mixed models, one of which drops by chance in training."""
+    folder = tmp_path_factory.mktemp("recipe")
+    spec = dropping(folder, "F.dropout(x, 0.5) * (0.5 + np.random.rand())")
+    return written(folder / "study.toml", RECIPE.replace("{dropping}", spec))
 
 
 @pytest.fixture(scope="module")

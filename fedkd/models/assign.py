@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from fedkd.draws import Sources, seeded
 from fedkd.errors import UserError
 from fedkd.files import file_cache
 from fedkd.models.architecture import Architecture, Model, Shape, check_kind
@@ -33,9 +33,6 @@ class Architectures(Catalogue[Architecture]):
 
 
 ARCHITECTURES = Architectures("model", "fedkd.models", Architecture)  # type: ignore[type-abstract]
-
-# Layers draw their initial weights from torch's global generator: one model is built at a time.
-_BUILDING = threading.Lock()
 
 _FORMS = 'write for example "cnn|mlp" (in turn), "cnn*3|mlp" (three of four), "0: resnet20 | 1-4: cnn" (by client)'
 _CLIENTS = re.compile(r"^(\d+(?:\s*-\s*\d+)?(?:\s*,\s*\d+(?:\s*-\s*\d+)?)*)\s*:\s*(.*)$", re.DOTALL)
@@ -123,8 +120,7 @@ def build_model(spec: str, shape: Shape, classes: int, seed: int, purpose: str, 
     """
     architecture = _architecture(spec)
     check_kind(spec, architecture, shape)
-    with _BUILDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, purpose, spec))
+    with seeded(_drawing(spec), seed_of(seed, purpose, spec)):
         model = architecture.build(shape, classes)
     if (weights := architecture.initial(model, client)) is not None:
         model.load_state_dict({**model.state_dict(), **weights})
@@ -133,10 +129,16 @@ def build_model(spec: str, shape: Shape, classes: int, seed: int, purpose: str, 
 
 def restored_model(spec: str, shape: Shape, classes: int, weights: Mapping[str, Tensor]) -> Model:
     """A model with given weights, which it takes over: nothing is drawn or allocated twice."""
-    with _BUILDING, torch.device("meta"):
+    with seeded(_drawing(spec), 0), torch.device("meta"):
         model = _architecture(spec).build(shape, classes)
     model.load_state_dict(weights, assign=True)
     return _laid_out(model.requires_grad_(True))
+
+
+@lru_cache(maxsize=64)
+def _drawing(spec: str) -> Sources:
+    """What initial weights are drawn from: torch's global stream, and by a user's own code from any."""
+    return Sources(torch=True, others=bool(parse(spec).file))
 
 
 def _laid_out(model: Model) -> Model:

@@ -73,7 +73,7 @@ class GPT(Architecture):
 
     Radford et al. 2019, "Language models are unsupervised multitask learners": learnt places, GELU, weights that start
     at N(0, 0.02²), those that end a shortcut smaller by √(2·layers). The head has weights of its own, and starts as in
-    every other architecture here; there is no dropout, since what it draws could not be drawn again. Both are ours.
+    every other architecture here; there is no dropout. Both are ours.
     """
 
     layers: Annotated[int, Gt(0)] = 4

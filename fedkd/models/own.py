@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass as checked_dataclass
@@ -132,7 +129,7 @@ class OwnNetwork(Architecture):
     def _drawn(self, shape: Shape, classes: int) -> OwnModel:
         """A network with the weights that it draws, on the CPU."""
         self._check_normalisation(shape)
-        with torch.random.fork_rng(devices=[]), _others_seeded(), torch.device("cpu"):
+        with torch.device("cpu"):
             try:
                 network = self._made(shape, classes)
                 return OwnModel(network, self._inspected(network, shape, classes).head, self.dressing, shape)
@@ -264,17 +261,3 @@ def _makes(value: object) -> bool:
 
 def _with(settings: Mapping[str, Any]) -> str:
     return " with " + ", ".join(f"{key}={value!r}" for key, value in settings.items()) if settings else ""
-
-
-@contextmanager
-def _others_seeded() -> Iterator[None]:
-    """Weights that a network draws by Python's or NumPy's global generators depend on torch's seed as well."""
-    before, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
-    seed = torch.initial_seed()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(arrays)  # noqa: NPY002

@@ -49,7 +49,7 @@ class Torchvision(Architecture):
     are. With published weights, inputs are standardised as those want it. They are downloaded once, checked, and
     never unpickled beyond tensors. Batch normalisation keeps its running statistics, which are the publisher's at
     first, in the model's state. Published weights are not pre-trained unless [pretrain] epochs says so: the new head
-    is as it was drawn until then. Dropout and stochastic depth are off: what they draw could not be drawn again.
+    is as it was drawn until then. Dropout and stochastic depth are off, as in every other architecture here.
     """
 
     usage = "torchvision:NAME"

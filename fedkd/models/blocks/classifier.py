@@ -74,8 +74,7 @@ def headless(name: str, side: int, *, published: bool) -> Headless:
     """The network `name` with freshly drawn weights, as published ones need it, without its last layer.
 
     `side` is that of the images, which matters to vision transformers alone. Whatever draws random numbers in
-    training (dropout, stochastic depth) is switched off: it would draw from torch's global stream, and no number
-    could be had again.
+    training (dropout, stochastic depth) is switched off, as it is in every architecture here.
     """
     import torchvision
 

@@ -1,0 +1,54 @@
+"""A network, tried before anything runs: what would fail or differ later is noticed here."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedkd.draws import Sources, seeded
+from fedkd.errors import UserError
+from fedkd.models.architecture import Model, Shape
+from fedkd.models.assign import build_model, restored_model
+from fedkd.spec import parse
+from fedkd.streams import stream
+
+_EVERYTHING = Sources(torch=True, others=True)
+
+
+def try_network(spec: str, shape: Shape, classes: int, client: int = 0) -> None:
+    """Build a network as a client would.
+
+    Of a user's own, compute predictions for two samples, and those of one that is restored from its state, in
+    evaluation and in training mode.
+
+    Raises:
+        UserError: it cannot be built or cannot take such samples, or what it computes could not be computed again.
+    """
+    built = build_model(spec, shape, classes, 0, "trial", client)
+    if not parse(spec).file:
+        return
+    state = {name: value.clone() for name, value in built.state_dict().items()}
+    restored = restored_model(spec, shape, classes, state)
+    rng = stream("trial")
+    x = torch.rand(2, *shape, generator=rng) if len(shape) > 1 else torch.randint(classes, (2, *shape), generator=rng)
+    first, again, other = (_outputs(of.eval(), x, seed) for of, seed in ((built, 0), (built, 1), (restored, 0)))
+    if not (_same(first, again) and _same(first, other)):
+        raise UserError(
+            f"model {spec}: it does not give the same predictions twice in evaluation mode; draw random numbers only "
+            "where self.training is true, and keep all that forward() needs in parameters and buffers"
+        )
+    if not _same(*(_outputs(of.train(), x, 0) for of in (built, restored))):
+        raise UserError(
+            f"model {spec}: it draws from a stream that cannot be seeded, so that no run could be repeated; draw from "
+            "torch's global stream, as nn.Dropout and torch.rand do, and not from a generator of its own"
+        )
+
+
+def _outputs(model: Model, x: Tensor, seed: int) -> Tensor:
+    with seeded(_EVERYTHING, seed), torch.no_grad():
+        logits: Tensor = model(x)
+    return logits
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True)
