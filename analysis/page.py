@@ -12,12 +12,11 @@ from typing import Any
 import pandas as pd
 
 from analysis.captions import caption
-from analysis.comparisons import is_bound
 from analysis.figures import Picture
 from analysis.page_style import CSS
+from analysis.short import Sentence, explanation, in_short
 from analysis.summary import Summary
 from analysis.table import finished
-from analysis.units import around, percent, points
 from analysis.wording import PARTS, TextTable, text_tables
 
 _FACTS = ("models", "clients", "rounds", "transfer", "val", "init", "start")
@@ -86,30 +85,20 @@ def _warnings(texts: Sequence[str]) -> str:
 
 
 def _in_short(summary: Summary) -> str:
-    """The highest mean in each partition and whether its lead over the baseline is decided."""
-    items = []
-    blocks = summary.blocks()
-    for title, block in blocks:
-        for partition, rows in block.rows.groupby("partition", sort=False):
-            known = rows[rows["accuracy"].notna() & ~rows["method"].map(is_bound)]
-            if known.empty:
-                continue
-            top = known.iloc[int(known["accuracy"].to_numpy().argmax())]
-            where = f"{title}, {partition}" if len(blocks) > 1 else str(partition)
-            text = f"{percent(top['accuracy'])}{around(top['accuracy'], top['accuracy_low'], top['accuracy_high'])} %"
-            lead = ""
-            if top["verdict"]:
-                ends = around(top["difference"], top["difference_low"], top["difference_high"], points)
-                gap = f"{points(top['difference'])}{ends}"
-                lead = f", {gap} points to {summary.baseline} on the same seeds: {top['verdict']}"
-            items.append(
-                f"<li><strong>{escape(where)}</strong>: highest mean final accuracy {text} with "
-                f"<code>{escape(str(top['method']))}</code>{escape(lead)}.</li>"
-            )
+    """Who beats what in each partition, at what cost, and what is open."""
+    items = "".join(
+        f"<li><strong>{escape(each.where)}</strong><ul>{''.join(map(_sentence, each.sentences))}</ul></li>"
+        for each in in_short(summary)
+    )
     if not items:
         return ""
-    note = "Each line names a winner picked after the fact; the tables say what is decided and what is not."
-    return f'<section><h2>In short</h2><ul>{"".join(items)}</ul><p class="quiet">{note}</p></section>'
+    text = escape(explanation(summary))
+    return f'<section><h2>In short</h2><ul>{items}</ul><p class="quiet">{text}</p></section>'
+
+
+def _sentence(sentence: Sentence) -> str:
+    named = "; ".join(f"<code>{escape(method)}</code> {escape(text)}" for method, text in sentence.methods)
+    return f"<li>{escape(sentence.head)}{': ' * bool(named)}{named}.</li>"
 
 
 def _table(table: TextTable, text: str) -> str:
