@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from analysis.claims import Claim
+from analysis.summary import compare
 from analysis.targets import reading_split, target_table
+from analysis.units import points
+from analysis.wording import steps_mark
 from docs.claims import CLAIMS, POINTS, noise
 from docs.study import Study
 
@@ -30,6 +33,11 @@ side, not held where it lies wholly on the other, else undecided. Fewer than fiv
 are over seeds, one claim at a time, with no correction for their number. Every number is on the test set. No method
 chose by it; only where claim 2 says so is a cell chosen by the test accuracy of other seeds, which share the test
 images.
+
+Under the claims stand all methods, each against its start and against `local`: better or worse by the paired t-test,
+corrected by Holm over all methods of a partition; "loses less than local" is better than `local` and below its own
+start. Δ, gained and lost count from the start that the column names: the mean of the clients' own models, or the model
+that the server makes of them. A method that took another number of optimiser steps than `local` is marked.
 
 The studies are small, so that each ends within half an hour on two cores: subsets of a few thousand images, small
 networks, a few clients. They say what holds there, and no more. Made by `python -m docs.results` from the results
@@ -85,19 +93,27 @@ def _verdicts(claims: Sequence[Claim], unit: float) -> Iterator[str]:
 
 
 def _methods(study: Study) -> Iterator[str]:
-    """Mean of every method over the seeds, in percent, points and bytes."""
-    keys = ["partition", *(["start"] if "start" in study.scores else []), "method"]
-    shares = ["start_accuracy", "accuracy", "delta", "gained", "lost"]
-    further = ["bits_per_byte", "bytes"] if study.scores["bits_per_byte"].notna().any() else ["bytes"]
-    heads = ["start", "final", "Δ", "gained", "lost", *(name.replace("_", " ") for name in further)]
+    """Mean of every method over the seeds, in percent, points and bytes, with its verdicts."""
+    summary = compare(study.table, study={"recipe": study.recipe})
+    rows = summary.rows
+    keys = ["partition", *(["start"] if "start" in rows else []), "method"]
+    origins = set(rows["start_from"])
+    of = f" ({origins.pop()})" if len(origins) == 1 else ""
+    further = ["bits_per_byte", "bytes"] if rows["bits_per_byte"].notna().any() else ["bytes"]
+    heads = [f"at the start{of}", "final", "Δ", "vs start", f"vs {summary.baseline}", "gained", "lost"]
+    heads += [name.replace("_", " ") for name in further]
     yield f"| {' | '.join([*keys, *heads])} |"
-    yield "|---" * len(keys) + "|--:" * len(heads) + "|"
-    means = study.scores.groupby(keys, sort=False)[[*shares, *further]].mean()
-    for place, row in means.loc[study.partitions].iterrows():
-        named = " | ".join(f"`{part}`" for part in (place if isinstance(place, tuple) else (place,)))
-        cells = [_number(100 * row[each]) for each in shares]
+    yield "|---" * len(keys) + "|--:" * 3 + "|---" * 2 + "|--:" * (len(heads) - 5) + "|"
+    for row in rows.to_dict("records"):
+        named = [f"`{row[key]}`" for key in keys]
+        named[-1] += steps_mark(row["method"], row["steps_share"])
+        start = _number(100 * row["start_accuracy"]) + ("" if of else f" ({row['start_from']})")
+        gap = "" if np.isnan(row["difference"]) else f"{points(row['difference'])}, "
+        cells = [start, *(_number(100 * row[each]) for each in ("accuracy", "delta"))]
+        cells += [row["start_verdict"] or "–", f"{gap}{row['verdict']}".removesuffix(", ") or "–"]
+        cells += [_number(100 * row[each]) for each in ("gained", "lost")]
         cells += [f"{row[each]:,.0f}" if each == "bytes" else f"{row[each]:.3f}" for each in further]
-        yield f"| {named} | {' | '.join(cells)} |"
+        yield f"| {' | '.join([*named, *cells])} |"
 
 
 def _targets(study: Study) -> Iterator[str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import finished, load
 from docs import claims
+from docs.results import _methods
 from docs.study import Study
 from simulations.recipe import read
+from tests.test_analysis_synthetic import Rich
 
 BY_SCORES = ("tuning", "weak_teachers", "masks", "reffakd", "revision", "selection", "miniplm")
 """Claims that ask for nothing but one score a federation."""
@@ -115,3 +119,24 @@ def test_an_unknown_method_is_told() -> None:
         study("masks").by_seed("delta", "iid", "no_such")
     with pytest.raises(KeyError, match="methods"):
         study("revision").by_seed("delta", "iid", "kd(weight=0.9")
+
+
+def test_the_page_shows_every_method_with_its_start_its_verdicts_and_unequal_steps(tmp_path: Path) -> None:
+    gain = {"local": -0.1, "kd": -0.03, "dml": 0.05, "pooled": 0.1}
+    planted = Rich(methods=(*gain, "fedavg"), gain=gain, noise=0.002, seeds=range(5), **SMALL)
+    table = load(planted.write(tmp_path))
+    third = (table["method"] == "dml") & (table["metric"] == "steps")
+    table.loc[third, "value"] /= 3
+    (heads, _, *lines) = _methods(Study(finished(table), {}))
+    assert heads.split(" | ")[2:8] == ["at the start", "final", "Δ", "vs start", "vs local", "gained"]
+    rows = {line.split(" | ")[1]: line.split(" | ") for line in lines}
+    assert rows["`kd`"][2].endswith(" (clients' mean)")
+    assert rows["`fedavg`"][2].endswith(" (global model)")
+    assert rows["`kd`"][5] == "worse"
+    assert rows["`kd`"][6].endswith(", loses less than local")
+    assert rows["`dml` [0.33 × the steps]"][6].endswith(", better")
+    assert rows["`pooled`"][5] == "bound"
+    assert all("better" not in line for line in lines if "-" in line.split(" | ")[4])
+
+
+SMALL: dict[str, Any] = {"rounds": 3, "clients": 2, "partitions": ("iid",)}

@@ -96,6 +96,18 @@ class TestObjective:
             assert distance(dml.final(client), half.final(client)) > 0.01
             assert distance(dml.final(client), dml.weights[client][0]) > 0.01
 
+    @pytest.mark.parametrize(
+        ("settings", "holds"),
+        [({"momentum": 0.9}, True), ({"weight_decay": 0.1}, False), ({"optimizer": "adam", "lr": 0.01}, False)],
+    )
+    def test_that_is_so_with_sgd_without_decay_alone(self, settings: dict[str, Any], holds: bool) -> None:
+        train = replace(TRAINING, **settings)
+        same = 'kd(temperature=1.0, weight=0.5, merge_by="probabilities", refresh="every round", wire="float32")'
+        dml = federate(small.small('dml(wire="float32")', train=train))
+        kd = federate(small.small(same, train=replace(train, lr=2 * train.lr)))
+        apart = max(distance(dml.final(client), kd.final(client)) for client in range(len(dml.weights)))
+        assert apart <= 1e-4 if holds else apart > 1e-3
+
     @pytest.mark.parametrize("reduce", ["mean", "sum"])
     @pytest.mark.parametrize("peers", [1, 2, 4])
     def test_its_gradient_is_that_of_each_peer_for_itself(self, reduce: Any, peers: int) -> None:

@@ -31,7 +31,9 @@ class DML(Method):
     Zhang et al. 2018, arXiv 1706.00384: their equation for K models has the mean over the K − 1 peers, their code the
     sum. The gradient of the mean of KL(p_j ‖ p_i) over the peers is that of KL to the mean of their probabilities, so
     one matrix travels to each client. It follows that dml takes exactly the steps of
-    `kd(temperature=1.0, weight=0.5, merge_by="probabilities", refresh="every round")` at twice its learning rate.
+    `kd(temperature=1.0, weight=0.5, merge_by="probabilities", refresh="every round")` at twice its learning rate where
+    a step is proportional to the gradient of the loss: with SGD, with or without momentum, and no weight decay. Decay
+    is no part of the loss that is halved, and Adam divides by the size of the gradient: with either they differ.
 
     Their algorithm exchanges predictions at every batch and updates the models one after the other on that batch:
     `dml(order="alternating", sync="step")`. To exchange once a round, and to let all learn at once, are ours; so is
@@ -41,7 +43,8 @@ class DML(Method):
     reduce: Literal["mean", "sum"] = "mean"
     """over the peers: mean, or sum as in the authors' code, which weighs peers more the more there are"""
     order: Literal["simultaneous", "alternating"] = "simultaneous"
-    """who learns in a round: all, or one client after the other; the rest take no step and send nothing new"""
+    """who learns in a round: all, or one client after the other; the rest take no step and send nothing new,
+    so each takes one N-th of the steps that it takes under other methods"""
     sync: Literal["round", "step"] = "round"
     """how often predictions travel: once a round, or at every step, on one common batch (needs [train] steps = 1)"""
     wire: Wire = "float16"
