@@ -38,12 +38,13 @@ def main() -> None:
     def objective(logits: Tensor) -> Tensor:
         return 0.5 * cross_entropy(logits[:half], labels[:half]) + 0.5 * kl(logits[half:], teacher)
 
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, (time.perf_counter(), time.process_time())
     step, logits = helpful_step(features, head, objective, features[:5000], labels[:5000])
     (inputs_to_logits(features[half:], step) * (logits[half:].softmax(1) - truth[half:])).sum(1)
-    took, grown = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    took, busy = time.perf_counter() - began[0], time.process_time() - began[1]
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(
-        f"{n:,} samples, {given.features} features, {classes} classes: {took:.2f} s, "
+        f"{n:,} samples, {given.features} features, {classes} classes: {took:.2f} s, {busy:.2f} of all cores, "
         f"{grown / 1024:.0f} MiB more; {torch.get_num_threads()} threads of {os.cpu_count()} cores"
     )
 
