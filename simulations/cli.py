@@ -62,6 +62,23 @@ def _mendable(error: ValueError) -> bool:
     return any(kind.__name__ in ("UserError", "PartitionError", "ResultsError") for kind in type(error).__mro__)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(f"fedkd {version('fedkd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Simulate federated and distributed knowledge distillation between pre-trained models, on Flower and Ray."""
+
+
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe that ships with fedkd.")],
@@ -85,12 +102,14 @@ def run(
     from fedkd.errors import UserError, nearest
     from simulations.progress import Bar
     from simulations.recipe import read
+    from simulations.shipped import check_data
     from simulations.starting import announced
     from simulations.study import Interrupted, Study
 
     if engine not in ("ray", "inline"):
         raise UserError(f"--engine {engine!r} is unknown: {nearest(engine, ('ray', 'inline'))}")
     study = Study(read(recipe, overrides or ()), folder)
+    check_data(study.recipe)
     swept = ", ".join(study.recipe.swept) or "nothing"
     out.print(f"{len(study.recipe.federations)} federations, sweeping {escape(swept)}")
     for line in announced(study.recipe.federations):
@@ -131,25 +150,21 @@ def report(
 
 @app.command("list")
 def list_(
-    what: Annotated[str | None, typer.Argument(help="methods, partitions, datasets or models; default: all.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(help="methods, partitions, datasets, models, keys, recipes, …, or one name; default: all."),
+    ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Everything, as the tables of the docs.")] = False,
 ) -> None:
-    """Names, one-line descriptions, and parameters with types and defaults."""
-    from fedkd.errors import UserError, nearest
-    from simulations.listing import CATALOGUES, listed, markdown
+    """What there is: names, one-line descriptions, and parameters with types and defaults."""
+    from simulations.listing import ALSO, CATALOGUES, markdown, shown
 
     if as_markdown:
         out.print(markdown(), markup=False, end="")
         return
-    if what is not None and what not in CATALOGUES:
-        raise UserError(f"list {what!r} is unknown: {nearest(what, CATALOGUES)}")
-    for kind in CATALOGUES if what is None else [what]:
-        out.print(f"[bold]{kind}[/]")
-        for usage, description, known in listed(kind):
-            out.print(f"  [cyan]{escape(usage)}[/]  {escape(description)}")
-            for parameter in known:
-                head = f"{parameter.name}: {parameter.type} = {parameter.default}"
-                out.print(f"      {escape(head)}\n          [dim]{escape(parameter.help)}[/]")
+    for kind in (*CATALOGUES, *ALSO) if what is None else [what]:
+        for line in shown(kind):
+            out.print(line)
 
 
 @app.command()

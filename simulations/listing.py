@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from rich.markup import escape
+
 from fedkd.data import SOURCES
+from fedkd.errors import UserError, nearest
+from fedkd.federation import Federation
 from fedkd.method import METHODS
 from fedkd.models import ARCHITECTURES
 from fedkd.models.own import USAGE as OWN_USAGE
@@ -13,6 +19,8 @@ from fedkd.models.own import Dressing
 from fedkd.revision import REVISIONS
 from fedkd.selection import SELECTIONS
 from fedkd.spec import Catalogue, Parameter, parameters, parse, summary
+from simulations.recipe import TABLES
+from simulations.shipped import shipped
 from simulations.splits import PARTITIONS
 
 CATALOGUES: dict[str, Catalogue[Any]] = {
@@ -37,6 +45,39 @@ _HEADS = {
 }
 
 
+ALSO = ("keys", "recipes")
+"""What else can be listed."""
+_ALSO_HEADS = {
+    "keys": "Keys of a recipe; those with a dot stand in a table: `[train]`, and below it `lr = 0.05`, for `train.lr`. "
+    "A list where one value would do sweeps.",
+    "recipes": "Recipes that come with fedkd: `fedkd run NAME`; the files are in `simulations/recipes/`.",
+}
+
+
+def named(name: str) -> Iterator[tuple[str, type[Any]]]:
+    """(kind, class) of everything that is called `name`.
+
+    Raises:
+        UserError: nothing is.
+    """
+    found = [(kind, each) for kind, each in CATALOGUES.items() if name in each.names]
+    if not found:
+        known = {each for catalogue in CATALOGUES.values() for each in catalogue.names}
+        raise UserError(f"list {name!r} is unknown: {nearest(name, {*CATALOGUES, *ALSO, *known})}")
+    for kind, catalogue in found:
+        yield kind, catalogue.find(parse(name))
+
+
+def keys() -> Iterator[Parameter]:
+    """Every key of a recipe, tables dotted."""
+    for each in parameters(Federation):
+        if each.name not in TABLES:
+            yield each
+    for table, owner in TABLES.items():
+        for each in parameters(owner):
+            yield replace(each, name=f"{table}.{each.name}")
+
+
 def listed(kind: str) -> Iterator[tuple[str, str, tuple[Parameter, ...]]]:
     """(how it is written, one-line description, parameters in brackets) of every entry of one kind."""
     catalogue = CATALOGUES[kind]
@@ -46,6 +87,38 @@ def listed(kind: str) -> Iterator[tuple[str, str, tuple[Parameter, ...]]]:
         entry = catalogue.find(parse(name))
         known = tuple(each for each in parameters(entry) if each.name != "argument")
         yield getattr(entry, "usage", name), summary(entry), known
+
+
+def shown(what: str) -> Iterator[str]:
+    """Lines for the terminal, with rich's markup, on a kind, the keys, the recipes, or one entry by its name.
+
+    Raises:
+        UserError: there is no such kind or entry.
+    """
+    if what == "recipes":
+        yield "[bold]recipes[/]"
+        for each in shipped():
+            yield f"  [cyan]{escape(each.name)}[/]  {escape(each.asks)}"
+            yield f"      {escape(each.time)}. Data: {escape(each.data)}"
+    elif what == "keys":
+        yield "[bold]keys[/]"
+        yield from (line for each in keys() for line in _parameter(each, "  "))
+    elif what in CATALOGUES:
+        yield f"[bold]{what}[/]"
+        for usage, description, known in listed(what):
+            yield f"  [cyan]{escape(usage)}[/]  {escape(description)}"
+            yield from (line for each in known for line in _parameter(each, "      "))
+    else:
+        for kind, entry in named(what):
+            yield f"[bold]{kind}[/]: [cyan]{escape(getattr(entry, 'usage', what))}[/]"
+            yield from (f"  {escape(line)}".rstrip() for line in (inspect.getdoc(entry) or "").splitlines())
+            known = (each for each in parameters(entry) if each.name != "argument")
+            yield from (line for each in known for line in _parameter(each, "      "))
+
+
+def _parameter(each: Parameter, indent: str) -> Iterator[str]:
+    yield f"{indent}{escape(f'{each.name}: {each.type} = {each.default}')}"
+    yield f"{indent}    [dim]{escape(each.help)}[/]"
 
 
 def markdown() -> str:
@@ -66,6 +139,11 @@ def markdown() -> str:
                     f"| `{each.name}` | {_cell(each.type)} | {_code(each.default)} | {_cell(each.help)} |"
                     for each in known
                 ]
+    lines += ["", "## Keys", "", _ALSO_HEADS["keys"], "", "| key | type | default | |", "|---|---|---|---|"]
+    lines += [f"| `{e.name}` | {_cell(e.type)} | {_code(e.default)} | {_cell(e.help)} |" for e in keys()]
+    lines += ["", "## Recipes", "", _ALSO_HEADS["recipes"]]
+    for each in shipped():
+        lines += ["", f"### `{each.name}`", "", each.asks, "", f"{each.time}. Data: {each.data}"]
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import pytest
 import analysis
 from fedkd.data import SOURCES, load
 from fedkd.method import METHODS
-from fedkd.models import ARCHITECTURES
+from fedkd.models import ARCHITECTURES, build_model
 from fedkd.spec import Catalogue, parameters, parse, summary
 from partitions.deal import Deal
+from simulations.recipe import SHIPPED, known_keys, read
+from simulations.shipped import check_data, shipped
 from simulations.splits import PARTITIONS
 from tests.conftest import FEDKD, TINY, Call, Process, assert_same_numbers, numbers, written
 
@@ -220,6 +224,78 @@ class TestList:
         whole = call("list").out
         for kind in (*CATALOGUES, "datasets"):
             assert call("list", kind).out in whole
+
+    def test_shows_every_key_of_a_recipe(self, call: Call) -> None:
+        ended = call("list", "keys")
+        lines = ended.out.splitlines()
+        assert [line.split(":")[0].strip() for line in lines[1::2]] == list(known_keys())
+        assert "  train.lr: float > 0 = 0.05" in lines
+        assert "  pretrain.epochs: 'auto' | 'converged' | 'early_stopping' | int ≥ 0 = 'auto'" in lines
+        assert all(line.strip() for line in lines[2::2]), "every key has a help"
+        assert "| `train.lr` | float > 0 | `0.05` | learning rate, constant |" in call("list", "--markdown").out
+
+    def test_shows_what_each_recipe_asks_how_long_and_on_which_data(self, call: Call) -> None:
+        printed = call("list", "recipes").out
+        for file in SHIPPED.glob("*.toml"):
+            assert f"  {file.stem}  " in printed
+        for each in shipped():
+            assert each.asks.split("?")[0].count(".") == 0, f"{each.name}: its question comes first"
+            assert re.fullmatch(r"Takes about \d+ minutes on two cores", each.time), each.name
+            assert "always there" in each.data or "--set dataset=digits needs no file" in each.data, each.name
+            assert each.asks in printed
+
+    def test_shows_one_entry_of_any_kind_whole(self, call: Call) -> None:
+        ended = call("list", "kd")
+        assert ended.out.startswith("methods: kd\n  Knowledge distillation")
+        assert "arXiv 1503.02531" in ended.out
+        assert "      temperature: float ≥ 0.01" in ended.out
+        assert call("list", "dirichlet").out.startswith("partitions: dirichlet\n")
+        assert call("list", "torchvision").out.startswith("models: torchvision:NAME\n")
+        wrong = call("list", "kdd")
+        assert wrong.code == 2
+        assert "list 'kdd' is unknown: did you mean 'kd'?" in wrong.err
+
+
+def test_the_version_is_that_of_the_package(call: Call) -> None:
+    ended = call("--version")
+    assert (ended.code, ended.out) == (0, f"fedkd {version('fedkd')}\n")
+
+
+BOTH = """'dataset=["mnist(limit=2000)", "cifar10(limit=2000)"]'"""
+
+
+class TestShippedRecipes:
+    """They name files that not everybody has: what to do without them is said, and works."""
+
+    @pytest.mark.parametrize(
+        ("recipe", "files", "instead"),
+        [
+            (
+                "tuning",
+                "mnist.npz and cifar10-jpeg.tar.xz are",
+                """'dataset=["mnist(limit=2000)", "cifar10(limit=2000)"]'""",
+            ),
+            ("heterogeneous_mnist", "mnist.npz is", "'dataset=mnist(limit=3000)'"),
+            ("heterogeneous_cifar", "cifar10-jpeg.tar.xz is", "'dataset=cifar10(limit=4000)'"),
+        ],
+    )
+    def test_a_missing_file_is_named_with_what_replaces_it(
+        self, recipe: str, files: str, instead: str, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.delenv("FEDKD_DATA", raising=False)
+        ended = call("run", recipe, "--engine", "inline")
+        assert ended.code == 2
+        assert f"recipe {recipe}: {files} neither in {tmp_path} nor in the folder FEDKD_DATA names; put " in ended.err
+        assert f"--set {instead} downloads them instead; --set dataset=digits takes" in ended.err
+        assert list(tmp_path.iterdir()) == []
+
+    def test_every_recipe_of_images_can_be_run_on_digits(self) -> None:
+        for each in shipped():
+            if "--set dataset=digits" in each.data:
+                recipe = read(each.name, ["dataset=digits"])
+                check_data(recipe)
+                for model in {model for federation in recipe.federations for model in federation.client_models}:
+                    assert build_model(model, (1, 8, 8), 10, 0, "").head.out_features == 10
 
 
 class TestPartition:
