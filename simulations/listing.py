@@ -112,8 +112,9 @@ def shown(what: str) -> Iterator[str]:
         for kind, entry in named(what):
             yield f"[bold]{kind}[/]: [cyan]{escape(getattr(entry, 'usage', what))}[/]"
             yield from (f"  {escape(line)}".rstrip() for line in (inspect.getdoc(entry) or "").splitlines())
-            known = (each for each in parameters(entry) if each.name != "argument")
-            yield from (line for each in known for line in _parameter(each, "      "))
+            for each in parameters(entry):
+                if each.name != "argument":
+                    yield from _parameter(each, "      ")
 
 
 def _parameter(each: Parameter, indent: str) -> Iterator[str]:
