@@ -112,9 +112,9 @@ def shown(what: str) -> Iterator[str]:
         for kind, entry in named(what):
             yield f"[bold]{kind}[/]: [cyan]{escape(getattr(entry, 'usage', what))}[/]"
             yield from (f"  {escape(line)}".rstrip() for line in (inspect.getdoc(entry) or "").splitlines())
-            for each in parameters(entry):
-                if each.name != "argument":
-                    yield from _parameter(each, "      ")
+            for parameter in parameters(entry):
+                if parameter.name != "argument":
+                    yield from _parameter(parameter, "      ")
 
 
 def _parameter(each: Parameter, indent: str) -> Iterator[str]:
