@@ -132,7 +132,7 @@ def _imported(file: Path) -> Iterator[str]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"{file}: is not Python: {error}") from error
+        raise UserError(f"{file}: is not Python: {type(error).__name__}: {error}") from error
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
