@@ -23,6 +23,7 @@ ROLES = {"clients": 4, "students": [0, 2], "teachers": [1, 2], "rounds": 3}
         ({}, {"transfer": "private"}),
         ({"order": "alternating"}, {"rounds": 4}),
         ({"order": "alternating"}, {"rounds": 4, "transfer": "private"}),
+        ({"wire": "top(3)"}, {}),
         ({"sync": "step"}, STEP),
         ({"sync": "step"}, STEP | {"transfer": LABELLED}),
         ({"sync": "step", "order": "alternating"}, STEP | {"rounds": 7}),

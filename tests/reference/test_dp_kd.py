@@ -20,6 +20,8 @@ PRIVATE = {"transfer": "private"}
     [
         ({}, {}),
         ({"wire": "float32", "temperature": 2.0}, FOUR),
+        ({"wire": "top(3)"}, {}),
+        ({"wire": "top(3)", "form": "sequential"}, {}),
         ({"mask": "supervised"}, SUPERVISED),
         ({"mask": "supervised", "wire": "float32"}, PRIVATE),
         ({"teachers": "all", "wire": "float32"}, {}),

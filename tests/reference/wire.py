@@ -32,10 +32,11 @@ def cost_of(tensors: Mapping[str, Tensor]) -> int:
 def sent(logits: Tensor, wire: str) -> tuple[Tensor, int]:
     """(…, classes) soft predictions as they are read, and the bytes that they cost."""
     values, classes = logits.numpy(), logits.shape[-1]
-    if wire != "float16" and wire != "float32":
-        match = re.fullmatch(r"top\((\d+)\)", wire)
-        assert match is not None
-        return _highest(values.reshape(-1, classes), values.shape, int(match[1]))
+    if match := re.fullmatch(r"top\((\d+)\)", wire):
+        k = int(match[1])
+        if 2 * (k + 1) + k < 2 * classes:
+            return _highest(values.reshape(-1, classes), values.shape, k)
+        wire = "float16"  # where that is no more
     kind = np.dtype(wire)
     limit = np.finfo(kind).max
     array = np.clip(values, -limit, limit).astype(kind)
@@ -43,14 +44,16 @@ def sent(logits: Tensor, wire: str) -> tuple[Tensor, int]:
 
 
 def _highest(values: NDArray[Any], shape: tuple[int, ...], k: int) -> tuple[Tensor, int]:
-    """The k highest log-probabilities of a row, their classes in a byte each, and the rest in one number."""
+    """The k highest logits of a row, below its highest, their classes in a byte each, and the mean of the others' e^z."""
     classes = values.shape[1]
-    logs = values.astype(np.float64)
-    logs -= np.log(np.exp(logs - logs.max(1, keepdims=True)).sum(1, keepdims=True)) + logs.max(1, keepdims=True)
-    order = np.argsort(-logs, axis=1, kind="stable")
-    rest = np.log(np.exp(np.take_along_axis(logs, order[:, k:], 1)).sum(1, keepdims=True))
-    highest = np.take_along_axis(logs, order[:, :k], 1).astype(np.float16).astype(np.float32)
-    read = np.repeat(rest.astype(np.float16).astype(np.float32) - np.float32(np.log(classes - k)), classes, axis=1)
-    np.put_along_axis(read, order[:, :k], highest, 1)
+    below = values - values.max(1, keepdims=True)
+    # Which of equal logits are among the k is nobody's promise: a merge of two soft predictions has such. As torch does.
+    chosen = torch.from_numpy(below).topk(k, 1).indices.numpy()
+    others = np.ones_like(below)
+    np.put_along_axis(others, chosen, 0, 1)
+    rest = np.log((np.exp(below.astype(np.float64)) * others).sum(1, keepdims=True) / (classes - k)).astype(np.float16)
+    highest = np.take_along_axis(below, chosen, 1).astype(np.float16)
+    read = np.repeat(rest.astype(np.float32), classes, axis=1)
+    np.put_along_axis(read, chosen, highest.astype(np.float32), 1)
     array = np.zeros((*shape[:-1], 2 * (k + 1) + k), np.uint8)
     return torch.from_numpy(read.reshape(shape)), cost(array)
