@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -70,9 +71,9 @@ def autoencoder(channels: int, rng: torch.Generator) -> nn.Sequential:
     """Its first six layers are the encoder. Initial weights: He's uniform ones by what reaches a value; no biases."""
     widths = [channels, 12, 24, 48]
     layers: list[nn.Module] = []
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
-    for before, after in zip(widths[:0:-1], widths[-2::-1], strict=True):
+    for before, after in itertools.pairwise(reversed(widths)):
         layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
     layers[-1] = nn.Sigmoid()
     for layer in layers:

@@ -38,8 +38,8 @@ class Consolidation:
         ledger.add(0, SERVER, "start_rounds", rounds)
         ledger.judge_global(0, world.with_weights(0, model), on_the_way=True)
         if self.of and self.sequential:
-            for number, client in enumerate(others, start=1):
-                model = self._hand_over(world, ledger, number, world.clients[client], model)
+            for number, other in enumerate(others, start=1):
+                model = self._hand_over(world, ledger, number, world.clients[other], model)
         elif self.of:
             model = self._teach_best(world, ledger, world.clients[best], others, known)
         ledger.offset = rounds

@@ -11,7 +11,7 @@ from tests.reference.compare import LABELLED, assert_agree
 from tests.reference.tuning import tuned_kd, tuned_local
 from tests.reference.world import SERVER
 
-GRID = {"temperatures": [1.0, 4.0], "weights": [0.2, 0.5, 1.0], "rounds": 2}
+GRID: dict[str, Any] = {"temperatures": [1.0, 4.0], "weights": [0.2, 0.5, 1.0], "rounds": 2}
 
 
 def written(settings: dict[str, Any]) -> str:
@@ -38,7 +38,7 @@ SLOW = {"train": {"lr": 1e-5}}
 
 
 def test_of_equally_accurate_cells_the_one_of_lowest_loss_is_chosen() -> None:
-    settings = {"temperatures": [1.0, 2.0], "weights": [0.0, 0.9], "rounds": 1, "wire": "float32"}
+    settings: dict[str, Any] = {"temperatures": [1.0, 2.0], "weights": [0.0, 0.9], "rounds": 1, "wire": "float32"}
     rows = assert_agree(f"tuned_kd({written(settings)})", partial(tuned_kd, **settings), **SLOW).rows
     assert len({value for key, value in rows.items() if key[:2] == (0, 0) and "tuning_accuracy" in key[3]}) == 1
     (chosen,) = [key[3] for key in rows if key[1] == SERVER and "tuning_chosen" in key[3]]
@@ -53,7 +53,7 @@ def test_of_equally_accurate_cells_the_one_of_lowest_loss_is_chosen() -> None:
 
 def test_of_cells_that_do_the_same_the_first_is_chosen() -> None:
     # Without any share of distillation, temperature changes nothing.
-    settings = {"temperatures": [4.0, 2.0], "weights": [0.0], "rounds": 3}
+    settings: dict[str, Any] = {"temperatures": [4.0, 2.0], "weights": [0.0], "rounds": 3}
     rows = assert_agree(f"tuned_kd({written(settings)})", partial(tuned_kd, **settings), rounds=1, seed=2).rows
     assert (0, SERVER, "", "tuning_chosen/temperature=4.0,weight=0.0") in rows
 

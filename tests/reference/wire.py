@@ -44,10 +44,10 @@ def sent(logits: Tensor, wire: str) -> tuple[Tensor, int]:
 
 
 def _highest(values: NDArray[Any], shape: tuple[int, ...], k: int) -> tuple[Tensor, int]:
-    """The k highest logits of a row, below its highest, their classes in a byte each, and the mean of the others' e^z."""
+    """The k highest logits of a row less its highest, their classes in a byte each, and the others' mean e^z."""
     classes = values.shape[1]
     below = values - values.max(1, keepdims=True)
-    # Which of equal logits are among the k is nobody's promise: a merge of two soft predictions has such. As torch does.
+    # A merge of two soft predictions has equal logits. Which of them are among the k is not promised: as torch does.
     chosen = torch.from_numpy(below).topk(k, 1).indices.numpy()
     others = np.ones_like(below)
     np.put_along_axis(others, chosen, 0, 1)
