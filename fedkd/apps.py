@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from fedkd import wire
 from fedkd.client import forget, serve, use_one_thread
 from fedkd.data import cache_root
+from fedkd.errors import DivergedError
 from fedkd.federation import Federation
 from fedkd.files import look_beside
 from fedkd.holdings import Loader
@@ -49,7 +50,8 @@ def client_app(load: Loader) -> ClientApp:
             return answer(message, context)
         except Exception as error:
             logging.getLogger("flwr").exception("a client failed")
-            return Message(Error(code=RAISED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
+            why = str(error) if isinstance(error, DivergedError) else f"{type(error).__name__}: {error}"
+            return Message(Error(code=RAISED, reason=why), reply_to=message)
 
     def answer(message: Message, context: Context) -> Message:
         use_one_thread()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkd.data import cache_root
+from fedkd.errors import DivergedError
 from fedkd.node import Optimisation
 from fedkd.store import alone, read_tensors, write_tensors
 from fedkd.train import make_optimiser
@@ -98,6 +99,9 @@ def train(x: Tensor, epochs: int, rng: torch.Generator) -> Trained:
     """Train an autoencoder on images, (n, channels, height, width) in [0, 1], by the mean squared error.
 
     Everything that is drawn, initial weights and the order of the images, comes from `rng`.
+
+    Raises:
+        DivergedError: the loss is not finite.
     """
     network = drawn(x.shape[1], rng).to(x.device)
     parameters = list(network.parameters())
@@ -110,7 +114,10 @@ def train(x: Tensor, epochs: int, rng: torch.Generator) -> Trained:
             steps += 1
     with torch.inference_mode():
         errors = [F.mse_loss(network(part), part, reduction="sum") for part in torch.split(images, CHUNK)]
-    return Trained(network, float(torch.stack(errors).sum()) / images.numel(), steps, epochs * len(images))
+    loss = float(torch.stack(errors).sum()) / images.numel()
+    if not math.isfinite(loss):
+        raise DivergedError("the loss of its autoencoder is not finite")
+    return Trained(network, loss, steps, epochs * len(images))
 
 
 def train_once(x: Tensor, epochs: int, rng: torch.Generator) -> Trained:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedkd.federation import Federation
+from fedkd.finite import check_weights
 from fedkd.holdings import Holdings
 from fedkd.keeping import keep
 from fedkd.knowledge import Knowledge
@@ -43,6 +44,7 @@ def serve(
 
     Raises:
         StateLostError: exchange − 1 left no readable state.
+        DivergedError: the training loss or a weight is not finite.
     """
     began = time.perf_counter()
     device = best_device()
@@ -109,6 +111,7 @@ def serve(
             method.learn(node, knowledge)
         elif own > 0:
             method.prepare(node, knowledge)
+    check_weights(node.student)
     if exchange == 0 or own == 0 or node.round > 0:
         judged = holdings.judge(node.student, started_right, detailed=exchange in (0, last))
         metrics |= judged.metrics

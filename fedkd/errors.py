@@ -15,6 +15,14 @@ class UserError(ValueError):
     """
 
 
+class DivergedError(RuntimeError):
+    """Training has left the finite numbers: the message names what is not finite. No result may come of it."""
+
+
+class FederationError(RuntimeError):
+    """A federation cannot go on: a client failed or did not answer. What is complete is kept."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt `name`: the closest known one, and all of them.
 

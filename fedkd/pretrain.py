@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from fedkd.data import cache_root
+from fedkd.errors import DivergedError
 from fedkd.evaluate import accuracy, mean_loss
+from fedkd.finite import check_weights
 from fedkd.losses import cross_entropy
 from fedkd.models import ARCHITECTURES, Model
 from fedkd.node import Data, Node, Pretraining
@@ -51,6 +53,9 @@ def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Sp
 
     The result is kept, with what it took, under a hash of everything that it depends on, data and initial weights
     included, in a checksummed file: all federations that begin from one start report the same.
+
+    Raises:
+        DivergedError: the training loss or a weight is not finite; nothing is kept.
     """
     settings = settings.settled(ARCHITECTURES.build(name).brings_weights)
     if settings.epochs == 0:
@@ -65,7 +70,11 @@ def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Sp
                 scratch = Node(client.id, client.clients, client.seed, client.training, client.classes, client.data)
                 scratch.device, scratch.models["student"] = client.device, model
                 began = time.perf_counter()
-                epochs = _train(scratch, client.val, settings)
+                try:
+                    epochs = _train(scratch, client.val, settings)
+                    check_weights(model)
+                except DivergedError as error:
+                    raise DivergedError(f"in pre-training, {error}") from error
                 spent = [epochs, scratch.steps, scratch.samples, time.perf_counter() - began]
                 kept = {**model.state_dict(), _SPENT: torch.tensor(spent, dtype=torch.float64)}
                 write_tensors(path, kept)

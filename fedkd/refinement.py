@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -14,7 +13,7 @@ from torch import Tensor
 from fedkd import top_k
 from fedkd.data import cache_root
 from fedkd.difference import sample_losses
-from fedkd.errors import UserError
+from fedkd.errors import DivergedError, UserError
 from fedkd.losses import cross_entropy
 from fedkd.models import Model, build_model
 from fedkd.models.architecture import Shape
@@ -75,11 +74,12 @@ def trained(
         for epoch in range(epochs):
             if progress:
                 progress(f"training {spec}", epoch, epochs)
-            loss = fit(
-                node, lambda batch: cross_entropy(batch.labelled, batch.labels), steps=steps, first=epoch * steps
-            )
-            if not math.isfinite(float(loss)):
-                raise UserError(f"{spec}: its training on public samples diverged in epoch {epoch + 1}; lower train.lr")
+            try:
+                fit(node, lambda batch: cross_entropy(batch.labelled, batch.labels), steps=steps, first=epoch * steps)
+            except DivergedError as error:
+                raise UserError(
+                    f"{spec}: its training on public samples diverged in epoch {epoch + 1}; lower train.lr"
+                ) from error
         return model.state_dict()
 
     known = {name: value for name, value in sorted(asdict(settings).items()) if name not in ("epochs", "steps")}

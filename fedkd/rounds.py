@@ -14,8 +14,10 @@ from torch import Tensor
 from fedkd import wire
 from fedkd.client import has_state, reports
 from fedkd.consolidation import packed_state
+from fedkd.errors import FederationError as FederationError
 from fedkd.federation import Federation
 from fedkd.files import beside
+from fedkd.finite import check_reports, check_results
 from fedkd.holdings import Holdings, Loader, Row
 from fedkd.knowledge import Knowledge
 from fedkd.models import restored_model
@@ -25,10 +27,6 @@ from fedkd.weights import unpacked
 
 OnRound = Callable[[int, list[Row]], None]
 """Called with (round, rows) when a round is complete."""
-
-
-class FederationError(RuntimeError):
-    """A federation cannot go on: a client failed or did not answer. What is complete is kept."""
 
 
 class Rounds:
@@ -91,14 +89,15 @@ class Rounds:
         """Turn the replies of one exchange into what the next will send; returns the exchange's rows.
 
         Raises:
-            FederationError: a client failed or is missing. Survivors are never averaged without it.
+            FederationError: a client failed, is missing or has diverged. Survivors are never averaged without it.
         """
         received = self._read(exchange, replies)
         metrics = {client: wire.from_metrics(content) for client, content in received.items()}
         knowledge = {
             client: wire.from_arrays(content.array_records[wire.KNOWLEDGE]) for client, content in received.items()
         }
-        _refuse_diverged(knowledge)
+        when = self._when(exchange)
+        check_reports(knowledge, when)
         rows: list[Row] = []
         for client in sorted(received):
             rows += [(client, split, metric, value) for (split, metric), value in metrics[client].items()]
@@ -124,6 +123,7 @@ class Rounds:
                 self._node.records.update(judged.metrics)
         rows += [(SERVER, split, metric, value) for (split, metric), value in self._node.records.items()]
         self._node.records.clear()
+        check_results(rows, when)
         rows.append((SERVER, "", "seconds", time.perf_counter() - self._began))
         return rows
 
@@ -194,21 +194,26 @@ class Rounds:
 
     def _read(self, exchange: int, replies: Iterable[Message]) -> dict[int, RecordDict]:
         received: dict[int, RecordDict] = {}
-        failed: list[str] = []
+        failed: dict[int, str] = {}
         for reply in replies:
             if reply.has_error():
                 node = reply.metadata.src_node_id
-                who = f"client {self._nodes.index(node)}" if node in self._nodes else f"node {node}"
-                failed.append(f"{who}: {reply.error.reason}")
+                failed[self._nodes.index(node) if node in self._nodes else node] = str(reply.error.reason)
             else:
                 received[int(str(reply.content.config_records[wire.EXCHANGE]["client"]))] = reply.content
         asked = self.participants(exchange)
         missing = sorted(set(asked) - set(received))
         if failed:
-            raise FederationError(f"{len(failed)} of {len(asked)} clients failed; {sorted(failed)[0]}")
+            first = min(failed)
+            raise FederationError(
+                f"{len(failed)} of {len(asked)} clients failed {self._when(exchange)}; client {first}: {failed[first]}"
+            )
         if missing:
-            raise FederationError(f"no answer from clients {', '.join(map(str, missing))}")
+            raise FederationError(f"no answer from clients {', '.join(map(str, missing))} {self._when(exchange)}")
         return received
+
+    def _when(self, exchange: int) -> str:
+        return f"in round {self.federation.round_of(exchange)}" if exchange else "at the start"
 
     def _checkpoint(self) -> dict[str, Tensor]:
         tensors = {f"state/{key}": value for key, value in self._node.state.items()}
@@ -248,20 +253,6 @@ def _server_node(federation: Federation, holdings: Holdings) -> Node:
         specs=federation.client_models,
         shape=holdings.shape,
     )
-
-
-def _refuse_diverged(reports: dict[int, Knowledge]) -> None:
-    """One client's NaN would reach all others through the very first merge."""
-    diverged = [
-        client
-        for client, report in sorted(reports.items())
-        if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in report.values())
-    ]
-    if diverged:
-        raise FederationError(
-            f"clients {', '.join(map(str, diverged))} sent values that are not finite: their training diverged; "
-            "try a lower train.lr or pretrain.lr"
-        )
 
 
 _SUMMED = {"bytes_up", "bytes_down", "seconds", "steps", "samples", "tuning_steps", "tuning_samples"}

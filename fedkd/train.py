@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedkd.augment import augmentation
 from fedkd.draws import seeded, sources_of
+from fedkd.errors import DivergedError
 from fedkd.losses import cross_entropy
 from fedkd.node import Data, Node, Optimisation, rows_of
 from fedkd.streams import seed_of
@@ -93,6 +94,9 @@ def fit(
     pass. Batches run through reshuffled passes over the data; `first` is the number of the first step in that
     endless sequence (default: where the last round stopped), so that every method sees the same batches.
     Returns the mean loss over the steps, a scalar.
+
+    Raises:
+        DivergedError: the loss of a step was not finite; looked at once, after the last step.
     """
     settings = optimisation or node.training
     steps = node.training.steps_a_round(len(node.private)) if steps is None else steps
@@ -130,6 +134,8 @@ def fit(
         total += value.detach()
         node.samples += len(own) + len(common)
     node.steps += steps
+    if not bool(total.isfinite()):
+        raise DivergedError(f"its training loss is not finite at lr = {settings.lr:g}")
     return total / max(steps, 1)
 
 

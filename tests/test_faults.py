@@ -221,7 +221,9 @@ class TestAClientThatRaises:
         (line,) = [line for line in ended.err.splitlines() if line.strip()]
         assert line.startswith("failed: 1 of ")
         assert "raising" in line
-        assert line.endswith(", iid, seed 0: 1 of 3 clients failed; client 1: RuntimeError: the disk is full")
+        assert line.endswith(
+            ", iid, seed 0: 1 of 3 clients failed in round 2; client 1: RuntimeError: the disk is full"
+        )
         assert "Traceback" not in ended.said
 
     def test_its_federation_ends_before_the_round_in_which_it_does(

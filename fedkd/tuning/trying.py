@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fedkd.errors import DivergedError
+from fedkd.finite import not_finite
 from fedkd.knowledge import Knowledge
 from fedkd.node import Node
 from fedkd.tuning.bags import OWN, bag, bags_of, pack, shares, under
@@ -26,6 +29,8 @@ SCORES = f"{OWN}scores"
 """(cells, 2) accuracy and loss of each cell tried now."""
 DIVERGED = f"{OWN}diverged"
 """Numbers of the cells that have nothing finite to report."""
+_OUT = torch.tensor([0.0, math.nan], dtype=torch.float64)
+"""Times a score, the score of a cell that diverged: nothing right, and a loss that is no number."""
 _BAGS = f"{OWN}bags"
 """Number of the bag that each cell starts from."""
 _START = f"{OWN}start/"
@@ -74,19 +79,19 @@ def try_batch(search: Search, client: Node, knowledge: Knowledge) -> None:
         student.load_state_dict(start if step == 1 else under(f"{number}/", models))
         state = state_of(search, client, number) if step == 1 else under(f"{number}/", states)
         alone = view(client, cell, state, step, client.models | {"student": student})
-        for alone.round in rounds:
-            alone.exchange = alone.round
-            cell.method.learn(alone, told)
+        whole = _finishes(cell, alone, told, rounds)
         steps, samples = steps + alone.steps, samples + alone.samples
         if scored:
-            scores.append(validated(alone))
+            scores.append(validated(alone) if whole else validated(alone) * _OUT)
             for metric, value in zip(("accuracy", "loss"), scores[-1].tolist(), strict=True):
-                client.record(f"tuning_{metric}/{cell.label}", value, split="val")
+                if math.isfinite(value):
+                    client.record(f"tuning_{metric}/{cell.label}", value, split="val")
         if not last:
             report = (reported(alone, cell) if search.refresh == "every round" else None) or Knowledge()
-            if not _finite(report):
+            whole = whole and not not_finite(report)
+            if not whole:
                 diverged.append(number)
-            reports.append(report if _finite(report) else Knowledge())
+            reports.append(report if whole else Knowledge())
             client.state |= {f"{_MODEL}{number}/{name}": value.clone() for name, value in student.state_dict().items()}
             client.state |= {f"{_STATE}{number}/{name}": value for name, value in alone.state.items()}
     client.record("tuning_steps", steps)
@@ -152,8 +157,15 @@ def _bags(search: Search, client: Node, knowledge: Knowledge, going: list[int], 
     return [opened[number] for number in numbers]
 
 
-def _finite(report: Mapping[str, Tensor]) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in report.values() if tensor.is_floating_point())
+def _finishes(cell: Cell, alone: Node, told: Knowledge, rounds: Sequence[int]) -> bool:
+    """Train a cell for some rounds; False where it diverged, which is a bad cell and no failure."""
+    try:
+        for alone.round in rounds:
+            alone.exchange = alone.round
+            cell.method.learn(alone, told)
+    except DivergedError:
+        return False
+    return True
 
 
 def _forget(client: Node, *prefixes: str) -> None:
