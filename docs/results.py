@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from analysis.units import points
 from analysis.wording import steps_mark
 from docs.claims import CLAIMS, POINTS, noise
 from docs.study import Study
+from simulations.recipe import SHIPPED
 
 HERE = Path(__file__).parent
 FIGURES = ("starts", "noise", "loss-", "gain")
@@ -44,6 +46,8 @@ networks, a few clients. They say what holds there, and no more. Made by `python
 folders of `fedkd run RECIPE --report`.
 
 """
+CHANGES = """"""
+"""What changed since results that were published before."""
 REFINED = """`fedkd refine "python_text(limit=2400)" --teacher "gpt(layers=2)" --noise 0.3 --seed 0 --out
 results/refine/seed-0`, and so on for five seeds. Half of the noise are shuffled characters, half one boilerplate text.
 The teacher knows the boilerplate better than the small reference does, so difference sampling takes it for worth
@@ -75,6 +79,12 @@ def overview(judged: dict[str, Judged]) -> Iterator[str]:
             counted = Counter(claim.verdict for claim in claims)
             cells = (counted[verdict] for verdict in ("held", "undecided", "not held"))
             yield f"| {_title(name)} | `{dataset}` | {' | '.join(map(str, cells))} |"
+
+
+def _data(name: str) -> list[str]:
+    """The data sets of a shipped recipe."""
+    data = tomllib.loads((SHIPPED / f"{name}.toml").read_text(encoding="utf-8"))["dataset"]
+    return [data] if isinstance(data, str) else list(data)
 
 
 def _title(name: str) -> str:
@@ -156,12 +166,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="docs/results.md from the results of the shipped recipes")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the results folders")
     results = parser.parse_args().results
-    there = [name for name in CLAIMS if Study.is_complete(results / name)]
-    missing = [name for name in CLAIMS if name not in there]
-    text = INTRODUCTION
-    if missing:
-        text += f"Not run yet: {', '.join(f'`{name}`' for name in missing)}.\n\n"
-    studies = {name: Study.read(results / name) for name in there}
+    studies = {name: found for name in CLAIMS if (found := Study.read(results / name))}
+    there = list(studies)
+    text = INTRODUCTION + CHANGES
+    waiting: dict[str, list[str]] = {}
+    for name in CLAIMS:
+        for data in _data(name):
+            if data not in studies.get(name, {}):
+                waiting.setdefault(data, []).append(name)
+    if waiting:
+        text += "Not run with the numbers of today yet, and so left out:\n\n"
+        text += "".join(f"- on `{data}`: {', '.join(names)}\n" for data, names in waiting.items()) + "\n"
+    shutil.rmtree(HERE / "figures" / "claims", ignore_errors=True)
     judged = {name: {data: CLAIMS[name][0](study) for data, study in studies[name].items()} for name in there}
     text += "\n".join([*overview(judged), "", ""])
     text += "\n".join(section(name, studies[name], judged[name], results / name) for name in there)

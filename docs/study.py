@@ -21,16 +21,15 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path) -> dict[str, Study]:
-        """The study in a results folder, by data set, in the order of its recipe."""
-        table, recipe = finished(load(folder)), read_study(folder).get("recipe", {})
+        """The studies in a results folder, by data set, in the order of its recipe: those that are complete."""
+        if not folder.is_dir():
+            return {}
+        table, described = finished(load(folder)), read_study(folder)
+        recipe, planned = described.get("recipe", {}), described.get("federations", {})
+        there = set(table["federation"])
+        waiting = {str(settings["dataset"]) for name, settings in planned.items() if name not in there}
         order = _in_order(recipe.get("dataset"), table["dataset"])
-        return {dataset: cls(table[table["dataset"] == dataset], recipe) for dataset in order}
-
-    @staticmethod
-    def is_complete(folder: Path) -> bool:
-        """Whether every federation of the study has finished."""
-        planned = read_study(folder).get("federations", {}) if folder.is_dir() else {}
-        return bool(planned) and set(planned) <= set(finished(load(folder))["federation"])
+        return {dataset: cls(table[table["dataset"] == dataset], recipe) for dataset in order if dataset not in waiting}
 
     @property
     def partitions(self) -> list[str]:
