@@ -341,6 +341,21 @@ def test_the_middle_is_cut_out_and_nothing_is_lost_by_padding(tmp_path: Path) ->
     assert padded[:, :10].sum() == padded[:, 20:].sum() == 0
 
 
+def test_cropped_images_are_what_torchvision_gives(tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
+
+    rng, files = np.random.default_rng(0), {}
+    for i, size in enumerate([(31, 20), (20, 31), (8, 8), (40, 40), (16, 33), (57, 23), (17, 16), (16, 16)]):
+        data = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)).save(data, "PNG")
+        files[f"{'ab'[i % 2]}/{i}.png"] = data.getvalue()
+    root = folder(tmp_path / "set", files)
+    ours = load(f"images:{root}(size=16)")
+    theirs = torch.stack([x for x, _ in ImageFolder(str(root), Compose([Resize(16), CenterCrop(16), ToTensor()]))])
+    assert torch.equal(ours.pixels(torch.arange(8)), theirs)
+
+
 def test_grey_and_colour_are_what_pillow_makes_of_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (4, 5, 6, 3)).astype(np.uint8)

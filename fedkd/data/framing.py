@@ -14,6 +14,8 @@ from fedkd.data.source import Source
 from fedkd.errors import UserError
 from fedkd.spec import STRICT
 
+SCHEMA = 2
+"""Raise when images are framed in another way: those that were prepared before are then left alone."""
 Mode = Literal["", "L", "RGB"]
 Fit = Literal["crop", "pad", "stretch"]
 
@@ -42,7 +44,7 @@ class Framing:
         if self.size and framed.size != (side := (self.size, self.size)):
             bilinear = Image.Resampling.BILINEAR
             if self.fit == "crop":
-                framed = ImageOps.fit(framed, side, bilinear)
+                framed = _cropped(framed, self.size)
             elif self.fit == "pad":
                 framed = ImageOps.pad(framed, side, bilinear)
             else:
@@ -59,6 +61,19 @@ class Framing:
         return f"; {' and '.join(filter(None, (size, mode)))} brings all of them to one"
 
 
+def _cropped(image: Any, size: int) -> Any:
+    """The middle of an image whose shorter side was brought to `size`: to the pixel what torchvision's Resize and
+    CenterCrop give, so that a network sees what it was trained on.
+    """
+    from PIL import Image
+
+    width, height = image.size
+    longer = int(size * max(width, height) / min(width, height))
+    scaled = (longer, size) if width > height else (size, longer)
+    left, top = (round((side - size) / 2) for side in scaled)
+    return image.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Framed(Source):
     """A source of encoded images, with the parameters that bring them to one size and mode."""
@@ -68,7 +83,8 @@ class Framed(Source):
     mode: Mode = ""
     """"RGB" or "L" (grey), to which all images are converted; empty: as they are, all of one mode"""
     fit: Fit = "crop"
-    """how images that are no square get one: the middle is cut out, the rest is padded with black, or stretched"""
+    """how images become square: crop, the middle at the scale of the shorter side, as Resize and CenterCrop of
+    torchvision cut it; pad, whole, with black around; stretch"""
 
     @property
     def framing(self) -> Framing:
@@ -79,4 +95,4 @@ class Framed(Source):
         """What it adds to a stamp: nothing where images stay as they are."""
         import PIL
 
-        return [self.size, self.mode, self.fit, PIL.__version__] if self.size or self.mode else []
+        return [SCHEMA, self.size, self.mode, self.fit, PIL.__version__] if self.size or self.mode else []
