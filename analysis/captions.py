@@ -6,12 +6,12 @@ from analysis.statistics import DECIDED_FROM, INTERVAL_FROM
 from analysis.summary import Summary
 from analysis.units import percent
 
-Part = Literal["accuracy", "quality", "cost"]
+Part = Literal["accuracy", "detail", "quality", "cost"]
 
 
 def caption(summary: Summary, part: Part = "accuracy") -> str:
     """The text under the table of one part."""
-    return {"accuracy": _accuracy, "quality": _quality, "cost": _cost}[part](summary)
+    return {"accuracy": _accuracy, "detail": _detail, "quality": _quality, "cost": _cost}[part](summary)
 
 
 def rule(summary: Summary) -> str:
@@ -30,13 +30,20 @@ def _accuracy(summary: Summary) -> str:
         f"then over seeds. ± is the half-width of a {100 * summary.level:g} % Student-t interval over seeds, in "
         f"brackets where it ends at 0 or 100; below {INTERVAL_FROM} seeds there is none, and of two the range is "
         "given. start: where the rounds begin, the mean of the clients' own models, or the global model that the "
-        "server makes of them; Δ, gained and lost are counted from there. final: last round. at val's choice: the "
-        "round of best mean validation accuracy, ties to the earliest, round 0 included; the test set chooses nothing. "
-        f"Δ: final minus start, in points. vs {base}: paired difference on the same seeds, in points. "
-        f"{rule(summary)} p is the corrected one. “loses less than {base}”: better than {base}, and below its own "
-        "start. bound: what could be reached; it is neither judged nor ranked. [0.33 × the steps]: a method that took "
-        f"another number of optimiser steps than {base}. rank: mean rank over the seeds that all methods have, 1 is "
-        "best. gained, lost: share of test samples that went from wrong to right and from right to wrong, "
+        "server makes of them; Δ, gained and lost are counted from there. final: last round. Δ: final minus start, in "
+        f"points. vs {base}: paired difference on the same seeds, in points. {rule(summary)} p is the corrected one. "
+        f"“loses less than {base}”: better than {base}, and below its own start. bound: what could be reached; it is "
+        "neither judged nor ranked. [0.33 × the steps]: a method that took another number of optimiser steps than "
+        f"{base}."
+    )
+
+
+def _detail(summary: Summary) -> str:
+    del summary
+    return (
+        "at val's choice: test accuracy in the round of best mean validation accuracy, ties to the earliest, round 0 "
+        "included; the test set chooses nothing. rank: mean rank over the seeds that all methods have, 1 is best. "
+        "gained, lost: share of test samples that went from wrong to right and from right to wrong, "
         "Δ = gained − lost. worst client: lowest final accuracy of any client's own model. "
         "success: share of clients with Δ > 0."
     )

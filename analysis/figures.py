@@ -1,6 +1,6 @@
 """Every figure of a report: one figure an idea, one panel a partition."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 
 from analysis.curves import accuracy_against_bytes, accuracy_against_rounds
 from analysis.findings import draw_findings
-from analysis.gains import delta_intervals, gained_and_lost
+from analysis.gains import delta_intervals, gained_and_lost, rows_height
 from analysis.heatmaps import tuned_methods, tuning_heatmap
 from analysis.picture import Picture, picture, slug
-from analysis.shards import partition_measures, partition_picture
+from analysis.shards import MOST_BARS, partition_heatmap, partition_measures, partition_picture
 from analysis.statistics import INTERVAL_FROM
 from analysis.style import Look, looks
 from analysis.summary import Summary
@@ -66,7 +66,7 @@ def draw_block(
     ]
     rows = [(name, block.rows[block.rows["partition"] == name]) for name, _ in parts]
     rows = [(name, each) for name, each in rows if len(each)]
-    height = 0.9 + 0.42 * max((len(each) for _, each in rows), default=0)
+    height = max((rows_height(each["method"]) for _, each in rows), default=0.9)
     if rows:
         drawn.append(
             picture(
@@ -88,7 +88,7 @@ def draw_block(
                 "knowledge" + suffix,
                 f"Knowledge gained and lost: {title}",
                 "Shares of all test samples whose prediction went from wrong to right (gained) "
-                f"and from right to wrong (lost) between round 0 and the last round, "
+                f"and from right to wrong (lost) between the start and the last round, "
                 f"mean over clients and {seeds}.",
                 [(name, _bars(gained_and_lost, each, None)) for name, each in rows],
                 folder,
@@ -146,7 +146,7 @@ def draw_partitions(partitions: Sequence[Mapping[str, Any]], folder: Path) -> li
                     for (name, clients), entry in mine.items()
                 ],
                 folder,
-                height=2.7,
+                **_size(mine.values()),
             )
         )
     return drawn
@@ -175,7 +175,19 @@ def _heat(part: pd.DataFrame) -> Any:
 
 
 def _bar(entry: Mapping[str, Any]) -> Any:
-    return lambda ax: partition_picture(entry["counts"], [str(name) for name in entry["classes"]], ax)
+    """Bars up to ten classes; nobody can tell more colours apart, and then a map shows who holds what."""
+    names = [str(name) for name in entry["classes"]]
+    draw = partition_picture if len(names) <= MOST_BARS else partition_heatmap
+    return lambda ax: draw(entry["counts"], names, ax)
+
+
+def _size(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Room for a panel: many classes or clients take more of it, and so fewer panels a row."""
+    classes = max(len(entry["classes"]) for entry in entries)
+    clients = max(len(entry["counts"]) for entry in entries)
+    if classes <= MOST_BARS and clients <= 30:
+        return {"height": 2.7}
+    return {"width": 6.0, "height": 2.7 if classes <= MOST_BARS else min(2.4 + 0.03 * classes, 6.0), "most": 2}
 
 
 def _measures(entries: Mapping[tuple[str, int], Mapping[str, Any]]) -> str:

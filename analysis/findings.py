@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.breakdown import class_scores, client_gains, model_scores
 from analysis.comparisons import RANKED_FROM, is_bound, paired_values
+from analysis.gains import rows_height
 from analysis.picture import Panel, Picture, picture
 from analysis.ranks import rank_methods
 from analysis.refinement import TEXT_METRIC, keep_levels, loss_against_keep, loss_against_steps, steps_curves
@@ -23,6 +24,8 @@ from analysis.values import CLASS
 
 NOTABLE = 0.02
 """A change or a gap below two points is not worth a figure."""
+WIDE = 30
+"""With more classes, a panel of them takes a figure of its own."""
 SHARE = 0.90
 """The share of `pooled` whose arrivals are drawn."""
 
@@ -42,24 +45,31 @@ def draw_findings(
         drawn.append(picture(name + suffix, f"{heading}: {title}", caption, parts, folder, **settings))  # type: ignore[arg-type]
 
     rows = {name: block.rows[block.rows["partition"] == name] for name in names}
-    tall = 0.9 + 0.42 * max(len(each) for each in rows.values())
+    tall = max(rows_height(each["method"]) for each in rows.values())
     _ranks(block, styles, add)
     _arrivals(done, block, names, styles, add)
     if (done["metric"].astype("str").str.startswith(CLASS)).any():
         classes = class_scores(done)
         most = float(classes["delta"].abs().max())
         if most >= NOTABLE:
-            parts = [(name, _in_order(classes, rows[name])) for name in names]
-            add(
-                "classes",
-                "Change of every class",
-                "Δ test accuracy of each class between round 0 and the last round, in points, mean over clients and "
-                "seeds; blue rose, vermilion fell. Colours agree between panels.",
-                [(name, partial(class_changes, each, limit=most)) for name, each in parts if len(each)],
-                height=tall,
-                legend=False,
-                same_rows=True,
-            )
+            parts = [
+                (name, partial(class_changes, each, limit=most))
+                for name in names
+                if len(each := _in_order(classes, rows[name]))
+            ]
+            wide = classes["class"].nunique() > WIDE
+            for place, part in enumerate([[part] for part in parts] if wide else [parts]):
+                add(
+                    f"classes-{place + 1}" if wide and len(parts) > 1 else "classes",
+                    "Change of every class",
+                    "Δ test accuracy of each class between the start and the last round, in points, mean over clients "
+                    "and seeds; blue rose, vermilion fell. Colours agree between panels.",
+                    part,
+                    height=tall,
+                    width=11.0 if wide else 4.0,
+                    legend=False,
+                    same_rows=True,
+                )
     gains = client_gains(done)
     uneven = gains.groupby(["partition", "method", "seed"])["delta"].std()
     if uneven.max() >= NOTABLE:
@@ -134,7 +144,7 @@ def _teaching(
             "distilled although it is wrong, revised towards the label, or left to ground truth. Right and wrong are "
             "as the labels say that the client knows.",
             [(name, partial(taught_bars, each)) for name, each in parts if len(each)],
-            height=0.9 + 0.42 * shares["method"].nunique(),
+            height=rows_height(shares["method"].unique()),
             same_x=True,
         )
     levels = noise_levels(pd.concat(rows.values()))
@@ -188,7 +198,7 @@ def _ranks(block: Summary, styles: Mapping[str, Look], add: Callable[..., None])
         "do not overlap differ; the band holds those that the first is not told from. Partitions share their "
         "seeds, so the test takes the blocks for more independent than they are.",
         [("all partitions", partial(rank_diagram, ranks, styles=styles))],
-        height=0.9 + 0.42 * len(ranks.table),
+        height=rows_height(ranks.table.index),
         width=5.0,
         legend=False,
     )

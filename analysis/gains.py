@@ -4,7 +4,7 @@ Both functions take the rows of one panel of a `Summary` (one block, one partiti
 in the order of the rows from top to bottom, and return the ax.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from analysis.statistics import CHANGE
 from analysis.style import GAIN, INK, LOSS, QUIET, Look, keep_within, labels, looks
 from analysis.units import NOTHING, percent, points
+
+LABEL = 22
+"""Characters in a line of a method's label beside a row."""
 
 
 def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
@@ -99,10 +102,17 @@ def delta_intervals(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] 
     return ax
 
 
+def rows_height(methods: Iterable[object]) -> float:
+    """Inches of a panel with a row for each of these methods, so that their labels keep apart."""
+    names = [str(method) for method in methods]
+    lines = max((text.count("\n") + 1 for text in labels(names, width=LABEL).values()), default=1)
+    return 0.9 + len(names) * max(0.42, 0.165 * lines)
+
+
 def method_axis(ax: Axes, rows: pd.DataFrame, points_across: bool = True) -> None:
     """Methods down, in the order of the rows; differences of shares across, in points."""
     methods = [str(name) for name in rows["method"]]
-    names = labels(methods, width=22)
+    names = labels(methods, width=LABEL)
     ax.set_yticks(range(len(methods)), [names[method] for method in methods])
     ax.set_ylim(len(methods) - 0.4, -0.7)
     ax.grid(visible=False, axis="y")

@@ -5,6 +5,7 @@ Specs, class names and settings come from files and are escaped wherever they ap
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -97,8 +98,20 @@ def _in_short(summary: Summary) -> str:
 
 
 def _sentence(sentence: Sentence) -> str:
-    named = "; ".join(f"<code>{escape(method)}</code> {escape(text)}" for method, text in sentence.methods)
-    return f"<li>{escape(sentence.head)}{': ' * bool(named)}{named}.</li>"
+    named = [f"<code>{breakable(method)}</code> {_whole(text)}" for method, text in sentence.methods]
+    if len(named) > 1:
+        return f"<li>{escape(sentence.head)}:<ul>{''.join(f'<li>{each}</li>' for each in named)}</ul></li>"
+    return f"<li>{escape(sentence.head)}{''.join(f': {each}' for each in named)}</li>"
+
+
+def breakable(spec: str) -> str:
+    """A spec, escaped, with places where a line may end: behind its signs, so that no word has to be broken."""
+    return "<wbr>".join(map(escape, re.split(r"(?<=[,(=:/_+|\[])(?=\w)|(?<=\.)(?=[^\W\d])", spec)))
+
+
+def _whole(text: str) -> str:
+    """Escaped, with numbers that no line ends before the sign or unit of."""
+    return escape(re.sub(r"(?<=\d) (?=[±%]|[KMGT]?i?B\b|s\b)|(?<=[±<>]) (?=\d)", "\u00a0", text))
 
 
 def _table(table: TextTable, text: str) -> str:
@@ -110,10 +123,10 @@ def _table(table: TextTable, text: str) -> str:
         if row[0] != group:
             group = row[0]
             span = len(table.headers) - 1
-            name = f'<th scope="rowgroup" colspan="{span}"><span>{escape(group)}</span></th>'
+            name = f'<th scope="rowgroup" colspan="{span}"><span>{breakable(group)}</span></th>'
             parts.append(f'<tr class="group">{name}</tr>')
         cells = "".join(_cell(cell) for cell in row[2:])
-        parts.append(f'<tr><th scope="row">{escape(row[1])}</th>{cells}</tr>')
+        parts.append(f'<tr><th scope="row">{breakable(row[1])}</th>{cells}</tr>')
     return (
         '<div class="scroll" tabindex="0"><table><thead><tr>'
         f"{heads}</tr></thead><tbody>{''.join(parts)}</tbody></table></div>"
@@ -126,7 +139,7 @@ def _cell(text: str) -> str:
         return f'<td><span class="undecided">△ {escape(text)}</span></td>'
     if text in _SIGNS:
         return f'<td><span class="{text}">{_SIGNS[text]} {text}</span></td>'
-    return f"<td>{escape(text)}</td>"
+    return f"<td>{_whole(text)}</td>"
 
 
 def _figures(pictures: Iterable[Picture], assumption: str) -> str:
@@ -137,7 +150,7 @@ def _figures(pictures: Iterable[Picture], assumption: str) -> str:
         if "alidation accuracy" in text or "common" in assumption:
             text += assumption
         # Between readable on a phone, where the card scrolls, and not blown up on a wide screen.
-        least, most = 270 * picture.across, 460 * picture.across
+        least, most = round(72 * picture.inches), round(125 * picture.inches)
         parts.append(
             f'<figure><div class="scroll" tabindex="0" style="max-width:{most}px">'
             f'<img style="min-width:{least}px" alt="{escape(picture.title)}" '

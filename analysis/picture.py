@@ -23,7 +23,9 @@ class Picture:
     svg: Path
     png: Path
     across: int
-    """Panels side by side; a page needs this to keep them readable on a narrow screen."""
+    """Panels side by side."""
+    inches: float
+    """Width; a page needs this to keep text readable on a narrow screen, and not huge on a wide one."""
 
 
 def picture(
@@ -38,14 +40,15 @@ def picture(
     legend: bool = True,
     same_x: bool = False,
     same_rows: bool = False,
+    most: int = ACROSS,
 ) -> Picture:
     """Draw `parts` side by side and save them as `folder`/`name`.svg and .png.
 
     width, height: inches a panel. legend: one for all panels, below. same_x: all panels share their limits across.
-    same_rows: row labels are said once where all panels have the same.
+    same_rows: row labels are said once where all panels have the same. most: panels in a row.
     """
     with styled():
-        figure, axes = panels(len(parts), width, height, extra=0.5 if legend else 0.0)
+        figure, axes = panels(len(parts), width, height, extra=0.5 if legend else 0.0, most=most)
         titles = labels([panel for panel, _ in parts], width=int(9.5 * width))
         for (panel, draw), ax in zip(parts, axes, strict=True):
             draw(ax)
@@ -55,11 +58,11 @@ def picture(
             limits = [ax.get_xlim() for ax in axes]
             for ax in axes:
                 ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
-        _share_labels(axes, same_rows=same_x or same_rows)
+        _share_labels(axes, same_x or same_rows, most)
         if legend:
             legend_below(figure, axes)
         svg, png = save(figure, folder / name)
-    return Picture(title, caption, svg, png, min(len(parts), ACROSS))
+    return Picture(title, caption, svg, png, min(len(parts), most), float(figure.get_figwidth()))
 
 
 def slug(text: str) -> str:
@@ -74,9 +77,9 @@ def _has_note(ax: Axes) -> bool:
     return any(text.get_text().startswith("best over") for text in ax.texts)
 
 
-def _share_labels(axes: Sequence[Axes], same_rows: bool) -> None:
+def _share_labels(axes: Sequence[Axes], same_rows: bool, most: int) -> None:
     """Say what an axis is once, at the edge, where all panels agree."""
-    inner = [ax for place, ax in enumerate(axes) if place % ACROSS]
+    inner = [ax for place, ax in enumerate(axes) if place % most]
     if len({ax.get_ylabel() for ax in axes}) == 1:
         for ax in inner:
             ax.set_ylabel("")

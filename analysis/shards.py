@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap, PowerNorm
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
@@ -27,6 +27,10 @@ _TEN = [
     "#717581",
     "#92dadd",
 ]
+
+_HELD = LinearSegmentedColormap.from_list("held", colormaps["Blues"](np.linspace(0.18, 1.0, 64)))
+MOST_BARS = len(_TEN)
+"""Up to so many classes are told apart as colours of a bar."""
 
 
 def partition_picture(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -> Axes:
@@ -115,10 +119,12 @@ def partition_heatmap(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -
     """
     table = _named(counts, classes).T
     clients = table.shape[1]
-    image = ax.imshow(table, aspect="auto", cmap="Blues", vmin=0, interpolation="nearest")
+    # Few samples are told from none: shades grow with the root, and what nobody holds stays white.
+    shades = PowerNorm(0.5, vmin=0, vmax=max(table.max(), 1))
+    image = ax.imshow(np.ma.masked_equal(table, 0), aspect="auto", cmap=_HELD, norm=shades, interpolation="nearest")
     if table.size <= 200:
         for (row, column), value in np.ndenumerate(table):
-            dark = value > 0.6 * table.max()
+            dark = value > 0.4 * table.max()
             ax.text(column, row, str(value), ha="center", va="center", fontsize=6, color="white" if dark else "black")
     else:
         figure = ax.get_figure()

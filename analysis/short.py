@@ -98,7 +98,7 @@ def _lead(row: Row, block: Summary) -> str:
     texts.append(size(row["bytes"]))
     reach = row["rounds_to_target"]
     if isinstance(reach, Reach):
-        texts.append(f"{reach} rounds to {percent(row['target'])} %")
+        texts.append(f"{reach} round{'s' * (str(reach) != '1')} to {percent(row['target'])} %")
     return ", ".join(texts)
 
 

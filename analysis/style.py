@@ -104,10 +104,14 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
 
 
 def wrap(spec: str, width: int = 26, lines: int = 3) -> str:
-    """A spec string as a label: folders of files dropped, broken after commas and brackets, cut if long."""
+    """A spec string as a label: folders of files dropped, broken behind its signs and never within a word, cut if long;
+    a word that is longer than a line is cut too."""
     spec = re.sub(r"^[^(]*/(?=[^/(]*\.py:)", "", " ".join(spec.split()))
-    pieces = re.findall(r"[^,(+|·]*[,(+|·]?\s?", spec)
-    pieces = [piece[at : at + width] for piece in pieces for at in range(0, len(piece), width)]
+    pieces = re.findall(r"[^,(+|·:]*[,(+|·:]?\s?", spec)
+    # Only what is too long for a line is broken at smaller signs too.
+    pieces = [
+        part for piece in pieces for part in ([piece] if len(piece.rstrip()) <= width else _smaller(piece, width))
+    ]
     rows = [""]
     for piece in pieces:
         if rows[-1] and len(rows[-1]) + len(piece.rstrip()) > width:
@@ -120,6 +124,12 @@ def wrap(spec: str, width: int = 26, lines: int = 3) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
+def _smaller(piece: str, width: int) -> list[str]:
+    """A piece that is longer than a line, broken behind smaller signs, but in no number."""
+    parts = re.split(r"(?<=[_/=\s])|(?<=[.-])(?=[^\W\d])", piece)
+    return [part if len(part.rstrip()) <= width else f"{part[: width - 2]}…{part[-1]}" for part in parts]
+
+
 def labels(specs: Sequence[str], width: int = 26, lines: int = 3) -> dict[str, str]:
     """`wrap` for several specs at once: those that would look the same after the cut get a number."""
     result: dict[str, str] = {}
@@ -130,12 +140,14 @@ def labels(specs: Sequence[str], width: int = 26, lines: int = 3) -> dict[str, s
     return result
 
 
-def panels(number: int, width: float = 3.3, height: float = 2.9, extra: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """A figure of `number` equal panels, at most `ACROSS` in a row.
+def panels(
+    number: int, width: float = 3.3, height: float = 2.9, extra: float = 0.0, most: int = ACROSS
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `number` equal panels, at most `most` in a row.
 
     width, height: inches a panel. extra: inches added to the height of the figure, for a legend.
     """
-    across = min(number, ACROSS)
+    across = min(number, most)
     down = -(-number // across)
     figure = Figure(figsize=(max(width * across, 4.2), height * down + extra), layout="constrained")
     FigureCanvasAgg(figure)

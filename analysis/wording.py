@@ -15,7 +15,7 @@ from analysis.units import NOTHING, around, count, p_value, percent, points, ran
 UNEQUAL = 0.01
 """From this share on, steps are another number of steps."""
 DECIDED = ("better", "worse", "undecided")
-PARTS: tuple[Part, ...] = ("accuracy", "quality", "cost")
+PARTS: tuple[Part, ...] = ("accuracy", "detail", "quality", "cost")
 Row = Any  # one row of Summary.rows, by column name
 
 
@@ -32,8 +32,9 @@ class TextTable:
 def text_tables(summary: Summary, part: Part = "accuracy") -> list[TextTable]:
     """One table a block: results of different blocks must not be read against each other.
 
-    part: "accuracy" says what came out, "quality" what else the models became, "cost" what it took. Columns that no
-    row of a block has a value for are left out; so is a block of "quality" that would have no column.
+    part: "accuracy" says what came out, "detail" where it came from, "quality" what else the models became, "cost"
+    what it took. Columns that no row of a block has a value for are left out; so is a block of "quality" that would
+    have no column.
     """
     tables = []
     for title, block in summary.blocks():
@@ -51,7 +52,7 @@ def text_tables(summary: Summary, part: Part = "accuracy") -> list[TextTable]:
 def _columns(block: Summary, part: Part) -> dict[str, Callable[[Row], str]]:
     """The columns of one part that have something to say in this block."""
     rows = block.rows
-    columns = {"accuracy": _ACCURACY, "quality": _QUALITY, "cost": _COST}[part]
+    columns = {"accuracy": _ACCURACY, "detail": _DETAIL, "quality": _QUALITY, "cost": _COST}[part]
     if part == "cost":
         # Shown only where some method was tuned: three columns of zeros say less than their absence.
         tuned = bool((rows[["tuning_steps", "tuning_samples", "tuning_bytes"]] > 0).to_numpy().any())
@@ -64,14 +65,12 @@ def _columns(block: Summary, part: Part) -> dict[str, Callable[[Row], str]]:
     if part == "quality":
         known = {name for name, (score, _) in _SCORES.items() if rows[score].notna().any()}
         return {name: text for name, text in columns.items() if name in known or name not in _SCORES} if known else {}
-    # Two methods need no ranks, and without five seeds no p decides anything.
-    ranked = rows["family"].max() > 1
+    if part == "detail":
+        # Two methods need no ranks.
+        return {name: text for name, text in columns.items() if name != "rank" or rows["family"].max() > 1}
+    # Without five seeds no p decides anything.
     decided = rows[["verdict", "start_verdict"]].isin([*DECIDED, loses_less(block.baseline)]).to_numpy().any()
-    return {
-        name: text
-        for name, text in columns.items()
-        if (ranked or name != "rank") and (decided or not name.startswith("p "))
-    }
+    return {name: text for name, text in columns.items() if decided or not name.startswith("p ")}
 
 
 def markdown(summary: Summary) -> str:
@@ -167,13 +166,17 @@ _ACCURACY: dict[str, Callable[[Row], str]] = {
     "seeds": _value("seeds", str),
     "start{of}": _start,
     "final": _interval("accuracy", percent),
-    "at val's choice": _interval("chosen_accuracy", percent),
     "Δ": _interval("delta", points),
     "verdict vs start": _verdict("start_verdict", "seeds"),
     "p vs start": _value("start_adjusted_p", p_value),
     "vs {baseline}": _paired,
     "verdict vs {baseline}": _verdict("verdict", "pairs"),
     "p vs {baseline}": _value("adjusted_p", p_value),
+}
+_DETAIL: dict[str, Callable[[Row], str]] = {
+    "partition": _value("partition", str),
+    "method": _method,
+    "at val's choice": _interval("chosen_accuracy", percent),
     "rank": _value("rank", lambda rank: f"{rank:.2g}" if rank < 10 else f"{rank:.3g}"),
     "gained": _value("gained", percent),
     "lost": _value("lost", percent),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sys
@@ -13,10 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 app = typer.Typer(
     add_completion=False,
@@ -264,49 +261,9 @@ def _make_report(results: Path, target: float | None = None, everything: bool = 
 
 
 def _print_comparison(results: Path, target: float | None = None, everything: bool = False) -> None:
-    """What came out and what it cost, a line a method; the report has every column."""
-    from analysis.captions import rule
-    from analysis.style import wrap
-    from analysis.summary import compare
-    from analysis.table import load, others, read_study
-    from analysis.wording import text_tables
-    from simulations.superseding import outdated
+    from simulations.printed import comparison
 
-    measured = load(results, everything=everything)
-    summary = compare(measured, study=read_study(results, everything=everything), target=target)
-    shown = ["start", "final", "Δ", "verdict vs start", f"vs {summary.baseline}", f"verdict vs {summary.baseline}"]
-    shown += ["worst client", "bytes", "target", "rounds to target"]
-    for outcome, cost in zip(text_tables(summary), text_tables(summary, "cost"), strict=True):
-        heads = {name.split(" (")[0]: name for name in [*outcome.headers, *cost.headers]}
-        rows = [
-            dict(zip(heads, [*left, *right[2:]], strict=True))
-            for left, right in zip(outcome.rows, cost.rows, strict=True)
-        ]
-        for place, group in itertools.groupby(rows, key=lambda row: row["partition"]):
-            title = f"{escape(outcome.title)} · [bold]{escape(place)}[/]"
-            table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
-            table.add_column("method", min_width=26)
-            for name in shown:
-                table.add_column(escape(heads[name]), justify="right")
-            for row in group:
-                # Of two seeds a terminal shows the mean; the report gives the range.
-                table.add_row(
-                    escape(wrap(row["method"], 26, lines=4)), *(escape(row[name].split(", range")[0]) for name in shown)
-                )
-            out.print(table)
-    out.print(
-        f"[dim]Test accuracy in %, mean over clients and seeds, ± its {100 * summary.level:g} % Student-t interval "
-        f"over seeds; Δ in points from the start; vs {escape(summary.baseline)}: paired over seeds. {rule(summary)} "
-        "“>”: not reached in these rounds.[/]"
-    )
-    for warning in summary.warnings:
-        out.print(f"[yellow]warning:[/] {escape(warning)}")
-    if changes := outdated(measured.attrs["numerics"]):
-        out.print(f"[yellow]warning:[/] made by an older fedkd, whose numbers have changed since: {escape(changes)}")
-    if not everything and (rest := others(results)):
-        out.print(
-            f"{rest} federations of other recipes lie in the folder too: fedkd report {escape(str(results))} --all"
-        )
+    comparison(out, results, target, everything)
 
 
 def _stop_on_interrupt(stop: threading.Event) -> None:

@@ -1,5 +1,6 @@
 """Every plot takes an ax, gives it back, and shows what the table says."""
 
+import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,9 +13,9 @@ from matplotlib.figure import Figure
 from analysis import load
 from analysis.curves import accuracy_against_bytes, accuracy_against_rounds
 from analysis.figures import slug
-from analysis.gains import delta_intervals, gained_and_lost
+from analysis.gains import delta_intervals, gained_and_lost, rows_height
 from analysis.heatmaps import parameters, tuning_grid, tuning_heatmap
-from analysis.shards import partition_measures, partition_picture
+from analysis.shards import partition_heatmap, partition_measures, partition_picture
 from analysis.style import labels, legend_below, looks, panels, save, styled, wrap
 from analysis.summary import compare
 from tests.test_analysis_synthetic import METHODS, PARTITIONS, Planted
@@ -221,6 +222,34 @@ def test_labels_are_short_whole_and_unlike() -> None:
     assert len(set(short.values())) == 2
     assert all(len(text.splitlines()) <= 3 for text in short.values())
     assert max(len(row) for row in wrap("x" * 200).splitlines()) <= 26
+
+
+def test_no_word_of_a_label_is_broken() -> None:
+    spec = "a_long_file_name_of_a_method.py:confident_distillation(threshold=0.9, weights=[0.1, 0.55])"
+    rows = wrap(spec, 22, 9).splitlines()
+    assert "".join(rows).replace(" ", "") == spec.replace(" ", "")
+    words = set(re.findall(r"[a-z]+|[\d.]*\d", spec))
+    assert set(re.findall(r"[a-z]+|[\d.]*\d", " ".join(rows))) == words
+    # A word that no line has room for is cut, and shows that it was.
+    assert "…" in wrap("incomprehensibilities_of_models", 12)
+
+
+def test_rows_have_room_for_their_labels() -> None:
+    short, long = ["kd"] * 1, ["kd(temperature=4.0, weight=0.5, revise='labels(eta=0.8)')"]
+    assert rows_height(long) > rows_height(short)
+    assert rows_height([*short, "dml"]) > rows_height(short)
+
+
+def test_a_map_tells_one_sample_from_none(ax: Axes) -> None:
+    counts = np.zeros((50, 100), dtype=int)
+    counts[3, 7], counts[4, 8] = 1, 1000
+    partition_heatmap(counts, [str(place) for place in range(100)], ax)
+    (image,) = ax.get_images()
+    drawn = np.asarray(image.cmap(image.norm(image.get_array())))
+    white, one, most = drawn[0, 0], drawn[7, 3], drawn[8, 4]
+    assert white[3] == 0, "nobody's cells are transparent"
+    assert one[:3].mean() < 0.95
+    assert most[:3].mean() < one[:3].mean()
 
 
 def test_slugs_are_safe_and_unlike() -> None:

@@ -7,10 +7,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from analysis import ResultsError, read_study
+from analysis.figures import draw_partitions
+from analysis.page import breakable
 from analysis.report import make_report
 from tests.test_analysis_synthetic import Planted
 
@@ -22,7 +25,7 @@ SMALL: dict[str, Any] = {"rounds": 3, "clients": 2}
 class Page(HTMLParser):
     """Tags, addresses and visible text of a page; raises where tags do not match."""
 
-    void = ("meta", "img", "br", "link", "input")
+    void = ("meta", "img", "br", "link", "input", "wbr")
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -112,6 +115,39 @@ def test_the_page_says_what_a_reader_must_know(folder: Path) -> None:
         read_study(folder)["partitions"][0]["sha256"],
     ):
         assert saying in text, saying
+
+
+def test_no_table_is_wider_than_a_page_and_what_scrolls_shows_it(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    # A sheet of A4 across, or 1400 pixels, holds fourteen columns of numbers beside the method.
+    for table in re.findall(r"<thead>(.*?)</thead>", text, re.DOTALL):
+        assert table.count("<th") <= 15
+    style = text.split("<style>")[1].split("</style>")[0]
+    assert "overflow-x: auto" in style
+    assert "no-repeat local" in style, "a shadow at the edge is the hint that there is more"
+    printed = style.split("@media print")[1]
+    assert "overflow: visible" in printed
+    assert "A4 landscape" in style
+
+
+def test_a_spec_breaks_behind_its_signs_only() -> None:
+    text = breakable("long_name.py:cool(w=[0.1, 0.5], x='<i>')")
+    assert text.replace("<wbr>", "") == "long_name.py:cool(w=[0.1, 0.5], x=&#x27;&lt;i&gt;&#x27;)"
+    assert "long_<wbr>name.<wbr>py:<wbr>cool(<wbr>w=[<wbr>0.1, 0.5]" in text
+
+
+def test_many_classes_and_clients_are_a_map_that_can_be_read(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for classes, clients in ((100, 50), (10, 50), (10, 10)):
+        counts = rng.dirichlet(np.full(clients, 0.3), classes).T * 100
+        entry = {"dataset": "many", "partition": "skew", "seed": 0, "counts": counts.astype(int).tolist()}
+        entry["classes"] = [f"class {place}" for place in range(classes)]
+        (drawn,) = draw_partitions([entry], tmp_path)
+        text = drawn.svg.read_text()
+        # Ten classes are bars with a legend; more are a map with a scale.
+        assert ("<!-- class 3 -->" in text) == (classes == 10)
+        # Inches that a client and a class have.
+        assert drawn.inches / clients > 0.1
 
 
 def test_summary_csv_reads_back(folder: Path) -> None:

@@ -360,12 +360,13 @@ def test_labelled_and_unlabelled_transfer_share_no_block(tmp_path: Path) -> None
 def test_text_tables(summary: Summary) -> None:
     (accuracy,) = text_tables(summary)
     assert accuracy.title == "digits"
-    assert accuracy.headers[:6] == ["partition", "method", "seeds", "start (clients' mean)", "final", "at val's choice"]
-    expected = ["Δ", "verdict vs start", "p vs start", "vs local", "verdict vs local", "p vs local", "rank"]
-    assert accuracy.headers[6:13] == expected
+    assert accuracy.headers[:6] == ["partition", "method", "seeds", "start (clients' mean)", "final", "Δ"]
+    assert accuracy.headers[6:] == ["verdict vs start", "p vs start", "vs local", "verdict vs local", "p vs local"]
     assert all(len(line) == len(accuracy.headers) for line in accuracy.rows)
-    assert [line[10] for line in accuracy.rows[:3]] == ["–", "better", "better"]
+    assert [line[9] for line in accuracy.rows[:3]] == ["–", "better", "better"]
     assert " ± " in accuracy.rows[0][4]
+    (detail,) = text_tables(summary, "detail")
+    assert detail.headers[2:] == ["at val's choice", "rank", "gained", "lost", "worst client", "success"]
     (cost,) = text_tables(summary, "cost")
     assert "tuning steps" in cost.headers
     assert cost.rows[0][-3:] == [">6", "–", "0/5"]
@@ -379,7 +380,7 @@ def test_untuned_studies_show_no_tuning_columns(table: pd.DataFrame) -> None:
 def test_captions_say_interval_choice_and_target(table: pd.DataFrame) -> None:
     found = compare(table, target=0.9, level=0.9)
     assert "90 % Student-t interval over seeds" in caption(found)
-    assert "the test set chooses nothing" in caption(found)
+    assert "the test set chooses nothing" in caption(found, "detail")
     assert "Target: 90.0 %" in caption(found, "cost")
     assert "halfway from the start to the final accuracy of pooled" in caption(compare(table), "cost")
 

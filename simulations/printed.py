@@ -1,0 +1,64 @@
+"""The comparison of a study on a terminal."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from analysis.captions import rule
+from analysis.style import wrap
+from analysis.summary import compare
+from analysis.table import load, others, read_study
+from analysis.wording import text_tables
+from simulations.superseding import outdated
+
+PRINTED: tuple[Literal["detail", "cost"], ...] = ("detail", "cost")
+"""Parts of the comparison of which a terminal shows something beside what came out."""
+
+
+def comparison(out: Console, results: Path, target: float | None = None, everything: bool = False) -> None:
+    """What came out and what it cost, a line a method; the report has every column."""
+    measured = load(results, everything=everything)
+    summary = compare(measured, study=read_study(results, everything=everything), target=target)
+    shown = ["start", "final", "Δ", "verdict vs start", f"vs {summary.baseline}", f"verdict vs {summary.baseline}"]
+    shown += ["worst client", "bytes", "target", "rounds to target"]
+    whole = ("final", "Δ", f"vs {summary.baseline}")
+    for outcome, *more in zip(text_tables(summary), *(text_tables(summary, part) for part in PRINTED), strict=True):
+        heads = {name.split(" (")[0]: name for each in (outcome, *more) for name in each.headers}
+        lines = zip(outcome.rows, *(each.rows for each in more), strict=True)
+        rows = [
+            dict(zip(heads, [*first, *(text for row in rest for text in row[2:])], strict=True))
+            for first, *rest in lines
+        ]
+        for place, group in itertools.groupby(rows, key=lambda row: row["partition"]):
+            title = f"{escape(outcome.title)} · [bold]{escape(place)}[/]"
+            table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
+            table.add_column("method", min_width=24)
+            for name in shown:
+                # A number and its interval stay in one line.
+                table.add_column(escape(heads[name]), justify="right", no_wrap=name in whole)
+            for row in group:
+                # Of two seeds a terminal shows the mean; the report gives the range.
+                table.add_row(
+                    escape(wrap(row["method"], 24, lines=4)), *(escape(row[name].split(", range")[0]) for name in shown)
+                )
+            out.print(table)
+    out.print(
+        f"[dim]Test accuracy in %, mean over clients and seeds, ± its {100 * summary.level:g} % Student-t interval "
+        f"over seeds; Δ in points from the start; vs {escape(summary.baseline)}: paired over seeds. {rule(summary)} "
+        "“>”: not reached in these rounds.[/]"
+    )
+    for warning in summary.warnings:
+        out.print(f"[yellow]warning:[/] {escape(warning)}")
+    if changes := outdated(measured.attrs["numerics"]):
+        out.print(f"[yellow]warning:[/] made by an older fedkd, whose numbers have changed since: {escape(changes)}")
+    if not everything and (rest := others(results)):
+        out.print(
+            f"{rest} federations of other recipes lie in the folder too: fedkd report {escape(str(results))} --all"
+        )
