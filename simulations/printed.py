@@ -15,6 +15,7 @@ from analysis.captions import rule
 from analysis.style import wrap
 from analysis.summary import compare
 from analysis.table import load, others, read_study
+from analysis.units import NOTHING
 from analysis.wording import text_tables
 from simulations.superseding import outdated
 
@@ -27,27 +28,30 @@ def comparison(out: Console, results: Path, target: float | None = None, everyth
     measured = load(results, everything=everything)
     summary = compare(measured, study=read_study(results, everything=everything), target=target)
     shown = ["start", "final", "Δ", "verdict vs start", f"vs {summary.baseline}", f"verdict vs {summary.baseline}"]
-    shown += ["worst client", "bytes", "target", "rounds to target"]
+    shown += ["worst client", "bytes", "rounds to target"]
     whole = ("final", "Δ", f"vs {summary.baseline}")
     for outcome, *more in zip(text_tables(summary), *(text_tables(summary, part) for part in PRINTED), strict=True):
         heads = {name.split(" (")[0]: name for each in (outcome, *more) for name in each.headers}
-        lines = zip(outcome.rows, *(each.rows for each in more), strict=True)
+        joined = zip(outcome.rows, *(each.rows for each in more), strict=True)
         rows = [
             dict(zip(heads, [*first, *(text for row in rest for text in row[2:])], strict=True))
-            for first, *rest in lines
+            for first, *rest in joined
         ]
-        for place, group in itertools.groupby(rows, key=lambda row: row["partition"]):
-            title = f"{escape(outcome.title)} · [bold]{escape(place)}[/]"
+        for row in rows:
+            row["rounds to target"] += f" to {row['target']}" * (row["target"] != NOTHING)
+        for partition, group in itertools.groupby(rows, key=lambda row: row["partition"]):
+            title = f"{escape(outcome.title)} · [bold]{escape(partition)}[/]"
             table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
             table.add_column("method", min_width=24)
-            for name in shown:
-                # A number and its interval stay in one line.
-                table.add_column(escape(heads[name]), justify="right", no_wrap=name in whole)
-            for row in group:
-                # Of two seeds a terminal shows the mean; the report gives the range.
-                table.add_row(
-                    escape(wrap(row["method"], 24, lines=4)), *(escape(row[name].split(", range")[0]) for name in shown)
-                )
+            # Of two seeds a terminal shows the mean; the report gives the range.
+            lines = [[row["method"], *(row[name].split(", range")[0] for name in shown)] for row in group]
+            for place, name in enumerate(shown, start=1):
+                # A number and its interval stay in one line, and so does a word.
+                texts = [name, *(line[place] for line in lines)]
+                words = [word for text in texts for word in ([text] if name in whole else text.split())]
+                table.add_column(escape(heads[name]), justify="right", min_width=max(map(len, words)))
+            for method, *cells in lines:
+                table.add_row(escape(wrap(method, 24, lines=6)), *map(escape, cells))
             out.print(table)
     out.print(
         f"[dim]Test accuracy in %, mean over clients and seeds, ± its {100 * summary.level:g} % Student-t interval "
