@@ -52,15 +52,15 @@ def draw_findings(
         classes = class_scores(done)
         most = float(classes["delta"].abs().max())
         if most >= NOTABLE:
-            parts = [
+            changes: list[Panel] = [
                 (name, partial(class_changes, each, limit=most))
                 for name in names
                 if len(each := _in_order(classes, rows[name]))
             ]
             wide = classes["class"].nunique() > WIDE
-            for place, part in enumerate([[part] for part in parts] if wide else [parts]):
+            for place, part in enumerate([[part] for part in changes] if wide else [changes]):
                 add(
-                    f"classes-{place + 1}" if wide and len(parts) > 1 else "classes",
+                    f"classes-{place + 1}" if wide and len(changes) > 1 else "classes",
                     "Change of every class",
                     "Δ test accuracy of each class between the start and the last round, in points, mean over clients "
                     "and seeds; blue rose, vermilion fell. Colours agree between panels.",

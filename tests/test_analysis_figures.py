@@ -245,7 +245,9 @@ def test_a_map_tells_one_sample_from_none(ax: Axes) -> None:
     counts[3, 7], counts[4, 8] = 1, 1000
     partition_heatmap(counts, [str(place) for place in range(100)], ax)
     (image,) = ax.get_images()
-    drawn = np.asarray(image.cmap(image.norm(image.get_array())))
+    held = image.get_array()
+    assert held is not None
+    drawn = image.to_rgba(held)
     white, one, most = drawn[0, 0], drawn[7, 3], drawn[8, 4]
     assert white[3] == 0, "nobody's cells are transparent"
     assert one[:3].mean() < 0.95
