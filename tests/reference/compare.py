@@ -25,7 +25,7 @@ RECIPE: dict[str, Any] = {
     "seed": 1,
     "transfer": "public(fraction=0.5)",
     "save": "last",
-    "pretrain": {"epochs": 2, "lr": 0.1, "batch_size": 32},
+    "pretrain": {"epochs": 1, "lr": 0.2, "batch_size": 32},
     "train": {"lr": 0.1, "batch_size": 32},
 }
 """Small, and not at a default that would hide a mistake."""

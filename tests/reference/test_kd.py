@@ -91,7 +91,7 @@ def test_kd_agrees(method: str, settings: dict[str, Any], changes: dict[str, Any
 def test_revised_and_selected_soft_predictions_agree(
     method: str, settings: dict[str, Any], changes: dict[str, Any]
 ) -> None:
-    assert_agree(method, partial(kd, **settings), **changes, rounds=3)
+    assert_agree(method, partial(kd, **settings), **changes)
 
 
 @pytest.mark.parametrize("select", ["random(keep=0.4)", "confidence"])
