@@ -48,6 +48,11 @@ def test_dp_kd_agrees(settings: dict[str, Any], changes: dict[str, Any]) -> None
     ("inside", "settings"),
     [
         ("revise='labels(eta=0.6)', mask='supervised'", {"eta": 0.6, "mask": "supervised"}),
+        # One's own past is never better: all ties are the student's, and nothing is revised.
+        (
+            "teachers='self', revise='labels', mask='supervised'",
+            {"teachers": "self", "eta": 0.8, "mask": "supervised"},
+        ),
         ("select='random(keep=0.4)'", {"select": "random", "keep": 0.4}),
         (
             "select='teacher_correct', revise='labels', form='sequential'",
