@@ -5,13 +5,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from analysis.journal import ResultsError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder, which takes the place of `path` when the block ends well."""
+    """Gives a temporary path in the same folder, which takes the place of `path` when the block ends well.
+
+    Raises ResultsError where the disk is full, or the folder may not be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        raise ResultsError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

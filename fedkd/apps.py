@@ -14,11 +14,11 @@ from flwr.clientapp import ClientApp
 from fedkd import wire
 from fedkd.client import forget, serve, use_one_thread
 from fedkd.data import cache_root
-from fedkd.errors import DivergedError
 from fedkd.federation import Federation
 from fedkd.files import look_beside
 from fedkd.holdings import Loader
 from fedkd.knowledge import Knowledge
+from fedkd.own_code import reason
 
 RAISED = 2
 """Flower's code for the error reply of a client that raised."""
@@ -50,8 +50,7 @@ def client_app(load: Loader) -> ClientApp:
             return answer(message, context)
         except Exception as error:
             logging.getLogger("flwr").exception("a client failed")
-            why = str(error) if isinstance(error, DivergedError) else f"{type(error).__name__}: {error}"
-            return Message(Error(code=RAISED, reason=why), reply_to=message)
+            return Message(Error(code=RAISED, reason=reason(error)), reply_to=message)
 
     def answer(message: Message, context: Context) -> Message:
         use_one_thread()

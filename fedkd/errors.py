@@ -35,9 +35,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'? {listing}" if close else listing
 
 
-def blamed(error: BaseException, file: Path) -> str:
-    """What the user's own code raised, in one line: the innermost line of `file` that was running, and the reason."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
-    where = f"{file.name}, line {frames[-1].lineno}: " if frames else ""
+def blamed(error: BaseException, *files: Path) -> str:
+    """What was raised, in one line: the innermost line of the user's own `files` that was running, and the reason."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) in files]
+    where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}: " if frames else ""
     reason = str(error).strip().split("\n")[0]
     return f"{where}{type(error).__name__}: {reason}" if reason else f"{where}{type(error).__name__}"

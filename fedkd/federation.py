@@ -88,7 +88,7 @@ class Federation:
     @cached_property
     def bringers(self) -> tuple[int, ...]:
         """Ids of the clients whose model brings weights of its own, ascending."""
-        specs = {spec: ARCHITECTURES.build(spec).brings_weights for spec in self.client_models}
+        specs = {spec: ARCHITECTURES.build(spec).brings_weights for spec in dict.fromkeys(self.client_models)}
         return tuple(client for client, spec in enumerate(self.client_models) if specs[spec])
 
     @cached_property

@@ -125,7 +125,10 @@ class Method:
         (`labelled` says whether it has them).
         """
         if self.refresh != "never":
-            for student in federation.learners:
+            # Whether there are enough depends on nothing but whether the student is one of them.
+            tutors = set(federation.tutors)
+            alike = {student in tutors: student for student in reversed(federation.learners)}
+            for student in sorted(alike.values()):
                 choose(self.teachers, student, federation.tutors, stream("check"))
         name = parse(federation.method).name
         if self.class_teacher and (federation.transfer == "private" or not labelled):

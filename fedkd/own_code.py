@@ -7,11 +7,12 @@ import importlib
 import importlib.util
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from fedkd.errors import UserError
+from fedkd.errors import DivergedError, FederationError, UserError, blamed
 from fedkd.files import code_hash, located, python_files
 
 _PREFIX = "_fedkd_own_"
@@ -58,8 +59,30 @@ def _imported(path: Path, name: str, file: str, noun: str) -> ModuleType:
         run(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise UserError(f"{noun} file {file!r} cannot be loaded: {type(error).__name__}: {error}") from error
+        why = blamed(error, *python_files(path))
+        raise UserError(f"{noun} file {file!r} cannot be loaded: {why}") from error
     return module
+
+
+def own_files() -> list[Path]:
+    """The user's own files that are loaded in this process, with what they import from beside them."""
+    loaded = [module.__file__ for name, module in list(sys.modules.items()) if name.startswith(_PREFIX)]
+    return [each for file in loaded if file for each in python_files(Path(file))]
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether the user's own code was running when this was raised, and it is no message to the user already."""
+    if isinstance(error, UserError):
+        return False
+    frames = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+    return not frames.isdisjoint(own_files())
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: a message as it is, else what was raised, and where in the user's own code."""
+    if isinstance(error, (UserError, DivergedError, FederationError)):
+        return str(error)
+    return blamed(error, *own_files())
 
 
 def _forget(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 WRONG_INPUT = 2
 STOPPED = 130
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+"""Errors of a disk that is full or may not be written."""
 
 
 def main() -> None:
@@ -42,21 +45,25 @@ def _one_message() -> Iterator[None]:
     """Turn errors that the user can mend into one message and exit code 2."""
     try:
         yield
-    except ValueError as error:
-        if not _mendable(error):
+    except Exception as error:
+        if type(error).__name__ in ("StudyError", "FederationError"):
+            err.print(f"[red]failed:[/] {escape(str(error))}")
+            sys.exit(1)
+        if not (message := _of_the_user(error)):
             raise
-        err.print(f"[red]error:[/] {escape(str(error))}")
+        err.print(f"[red]error:[/] {escape(message)}")
         sys.exit(WRONG_INPUT)
-    except RuntimeError as error:
-        if type(error).__name__ not in ("StudyError", "FederationError"):
-            raise
-        err.print(f"[red]failed:[/] {escape(str(error))}")
-        sys.exit(1)
 
 
-def _mendable(error: ValueError) -> bool:
-    """By name, because importing the rooms for their error classes would take seconds."""
-    return any(kind.__name__ in ("UserError", "PartitionError", "ResultsError") for kind in type(error).__mro__)
+def _of_the_user(error: Exception) -> str:
+    """The message of an error that the user can mend, "" of any other."""
+    if any(kind.__name__ in ("UserError", "PartitionError", "ResultsError") for kind in type(error).__mro__):
+        # By name, because importing the rooms for their error classes would take seconds.
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _DISK and error.filename:
+        return f"{error.filename}: {error.strerror}; free some space or choose another folder"
+    own_code = sys.modules.get("fedkd.own_code")
+    return own_code.reason(error) if own_code and own_code.is_own(error) else ""
 
 
 def _print_version(asked: bool) -> None:

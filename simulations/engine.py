@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from pydantic.dataclasses import dataclass as checked
 
+from fedkd.errors import UserError
 from fedkd.spec import STRICT
 from fedkd.strategy import wait_for_nodes
 
@@ -55,6 +57,28 @@ class Lane:
 
 Drive = Callable[[list[Lane]], None]
 """Uses the lanes; the runtime ends when it returns."""
+
+
+def check_resources(settings: RaySettings) -> None:
+    """Raise UserError where one client asks for more than there is: Ray would wait for it, for ever.
+
+    What there is: of a cluster, where Ray is connected to one; else of this machine.
+    """
+    import torch
+
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        resources, where = ray.cluster_resources(), "Ray's cluster"
+        there = {"num_cpus": resources.get("CPU", 0.0), "num_gpus": resources.get("GPU", 0.0)}
+    else:
+        there, where = {"num_cpus": _cpus(), "num_gpus": torch.cuda.device_count()}, "this machine"
+    for key, available in there.items():
+        asked, what = getattr(settings, key), key[4:].upper().rstrip("S") + "s"
+        if asked > available:
+            has = f"has {available:g}" if available else "has none"
+            raise UserError(f"recipe key 'ray.{key}': each client is to have {asked:g} {what}, but {where} {has}")
+    if settings.num_gpus > 1 and settings.num_gpus % 1:
+        raise UserError(f"recipe key 'ray.num_gpus': {settings.num_gpus:g}; above 1, only whole GPUs can be given")
 
 
 def lanes_for(clients: int, federations: int, settings: RaySettings) -> int:

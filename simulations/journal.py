@@ -66,7 +66,10 @@ class Journal:
 
 
 def _write(path: Path, mode: str, line: Mapping[str, Any]) -> None:
-    with path.open(mode, encoding="utf-8") as file:
-        file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space and run again") from error

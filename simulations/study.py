@@ -24,6 +24,7 @@ from fedkd.holdings import Row
 from fedkd.keeping import kept_model
 from fedkd.node import SERVER
 from fedkd.numerics import NUMERICS
+from fedkd.own_code import reason
 from fedkd.rounds import Rounds
 from fedkd.spec import parse
 from simulations import engine
@@ -94,6 +95,8 @@ class Study:
         use_one_thread()
         look_beside([self.recipe.folder] if self.recipe.folder else [])
         forget_files()
+        if runtime != "inline":
+            engine.check_resources(self.recipe.ray)
         splits = self._prepare(watcher)
         headers = {header["federation"]: header for header in map(self.header, self.recipe.federations)}
         with self._folder():
@@ -300,7 +303,7 @@ class Study:
         except Interrupted:
             return
         except Exception as error:
-            why = f"{federation.method}, {federation.partition}, seed {federation.seed}: {error}"
+            why = f"{federation.method}, {federation.partition}, seed {federation.seed}: {reason(error)}"
             failures.append(why)
             with self._lock:
                 watcher.failed(federation, why)
@@ -353,8 +356,9 @@ def _try_models(federation: Federation, tried: set[tuple[object, ...]]) -> None:
     from fedkd.models.trial import try_network
 
     dataset = load(federation.dataset)
+    built = {model: ARCHITECTURES.build(model) for model in dict.fromkeys(federation.client_models)}
     for client, model in enumerate(federation.client_models):
-        asked = (federation.dataset, model, ARCHITECTURES.build(model).files(client))
+        asked = (federation.dataset, model, built[model].files(client))
         if asked not in tried:
             tried.add(asked)
             try_network(model, dataset.shape, len(dataset.outputs), client)

@@ -80,7 +80,7 @@ class TestAfterACrash:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(UserError, match="No space left"):
             journal.begin()
         assert journal.path.read_bytes() == before
 
