@@ -143,14 +143,27 @@ class Rounds:
             _place(self.store, exchange - 2).unlink(missing_ok=True)
         return number, booked
 
-    def start(self, grid: Grid, nodes: Sequence[int], on_round: OnRound, timeout: float | None = None) -> None:
+    def start(
+        self,
+        grid: Grid,
+        nodes: Sequence[int],
+        on_round: OnRound,
+        timeout: float | None = None,
+        on_start: wire.OnStart | None = None,
+    ) -> None:
         """Run every exchange from `first` on; `on_round` is called as each round completes.
+
+        `on_start` is called as each client's start comes in: pre-training takes longer than many rounds.
 
         Raises:
             FederationError: see `aggregate`.
         """
         for exchange in range(self.first, self.last + 1):
-            replies = grid.send_and_receive(self.configure(exchange, nodes), timeout=timeout)
+            messages = self.configure(exchange, nodes)
+            if on_start is not None and exchange == 0:
+                replies: Iterable[Message] = wire.as_they_come(grid, messages, on_start, timeout)
+            else:
+                replies = grid.send_and_receive(messages, timeout=timeout)
             if done := self.complete(exchange, self.aggregate(exchange, replies)):
                 on_round(*done)
 

@@ -1,8 +1,13 @@
-"""How exchanges look as Flower records."""
+"""How exchanges look as Flower records, and replies that are told of as they come."""
 
 from __future__ import annotations
 
-from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+import math
+import time
+from collections.abc import Callable
+
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 
 from fedkd.knowledge import Knowledge
 
@@ -11,6 +16,11 @@ FORGET = "query.forget"
 EXCHANGE = "exchange"
 KNOWLEDGE = "knowledge"
 METRICS = "metrics"
+_PAUSE = 0.05
+"""Seconds between two looks at which replies have come."""
+
+OnStart = Callable[[int, int], None]
+"""Called with how many clients have started, and how many there are."""
 
 
 def to_arrays(knowledge: Knowledge) -> ArrayRecord:
@@ -38,3 +48,18 @@ def from_metrics(content: RecordDict) -> dict[tuple[str, str], float]:
     flat = content.metric_records[METRICS]
     named = ((key.partition("|"), value) for key, value in flat.items())
     return {(split, metric): float(str(value)) for (split, _, metric), value in named}
+
+
+def as_they_come(grid: Grid, messages: list[Message], on_start: OnStart, timeout: float | None) -> list[Message]:
+    """The replies to some messages, as `Grid.send_and_receive` gives them, which tells of none before the last."""
+    open_ones, replies = set(grid.push_messages(messages)), list[Message]()
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    while open_ones and time.monotonic() < deadline:
+        came = list(grid.pull_messages(open_ones))
+        open_ones -= {reply.metadata.reply_to_message_id for reply in came}
+        replies += came
+        if came:
+            on_start(len(replies), len(messages))
+        else:
+            time.sleep(_PAUSE)
+    return replies

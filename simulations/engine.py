@@ -177,7 +177,7 @@ class InlineGrid(Grid):
             )
             for node in range(1, nodes + 1)
         }
-        self._replies: dict[str, Message] = {}
+        self._waiting: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -200,16 +200,20 @@ class InlineGrid(Grid):
         for message in messages:
             name = str(uuid.uuid4())
             vars(message.metadata)["_message_id"] = name
-            self._replies[name] = self._answer(message)
+            self._waiting[name] = message
             ids.append(name)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+        """One reply at most, of the message that has waited longest: its node answers now, in the caller's thread."""
+        asked = set(message_ids)
+        first = next((name for name in self._waiting if name in asked), None)
+        return [] if first is None else [self._answer(self._waiting.pop(first))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         del timeout  # a node that answers in the caller's thread cannot be abandoned
-        return self.pull_messages(self.push_messages(messages))
+        ids = list(self.push_messages(messages))
+        return [reply for name in ids for reply in self.pull_messages([name])]
 
     def _answer(self, message: Message) -> Message:
         node = message.metadata.dst_node_id

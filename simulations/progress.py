@@ -7,21 +7,33 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from fedkd.federation import Federation
 from simulations.study import Watcher
 
 
 class Bar(Watcher):
-    """Shows what a study tells; used as a context, in which the bar is on the screen."""
+    """Shows what a study tells; used as a context, in which the bar is on the screen.
+
+    A round counts 1, and a start, which is round 0, in parts: as many as there are clients. The time left, the same
+    on the bar and in the lines, is told from the first complete federation on: what is left takes as long, a round,
+    as what is done.
+    """
 
     def __init__(self, out: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
         self._out = out
         self._bar = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
-        self._task = self._bar.add_task("rounds", total=None, visible=False)
+        self._task = self._bar.add_task("rounds", total=None, visible=False, left="")
         self._federations = self._rounds = self._finished = self._complete = 0
+        self._starting: dict[Federation, tuple[int, int]] = {}
+        """(clients that have started, clients) of federations in round 0"""
         self._began = time.monotonic()
         self._tenth = -1
 
@@ -31,6 +43,17 @@ class Bar(Watcher):
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    @property
+    def done(self) -> float:
+        """How many rounds are complete; a start counts by its clients."""
+        return self._complete + sum(done / clients for done, clients in self._starting.values())
+
+    def left(self) -> float | None:
+        """Seconds that the rest will take; None before there is anything to tell it from."""
+        if not self._finished:
+            return None
+        return (time.monotonic() - self._began) / self.done * (self._rounds - self.done)
 
     def preparing(self, what: str, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
@@ -50,15 +73,20 @@ class Bar(Watcher):
         which = "1 federation" if federations == 1 else f"{federations} federations"
         self._out.print(f"{escape(why)}: {which} set aside in {escape(str(folder))}, to be run again")
 
+    def starting(self, federation: Federation, done: int, clients: int) -> None:
+        self._starting[federation] = done, clients
+        self._show()
+
     def round(self, federation: Federation, number: int) -> None:
-        del federation, number
+        del number
+        self._starting.pop(federation, None)
         self._complete += 1
-        self._bar.advance(self._task)
+        self._show()
 
     def finished(self, federation: Federation, accuracy: dict[int, float]) -> None:
         self._finished += 1
-        spent = time.monotonic() - self._began
-        left = spent / max(self._complete, 1) * (self._rounds - self._complete)
+        self._show()
+        spent, left = time.monotonic() - self._began, self.left()
         self._out.print(
             f"[dim]{self._finished:>4}/{self._federations}[/]  "
             f"{accuracy[min(accuracy)]:.3f} → {accuracy[max(accuracy)]:.3f}  {escape(federation.method)}, "
@@ -66,5 +94,13 @@ class Bar(Watcher):
         )
 
     def failed(self, federation: Federation, why: str) -> None:
-        del federation
+        self._starting.pop(federation, None)
+        self._show()
         self._out.print(f"[red]failed[/] {escape(why)}")
+
+    def _show(self) -> None:
+        starting = [each for each in self._starting.values() if each[0] < each[1]]
+        what = f"rounds; {starting[0][0]} of {starting[0][1]} clients have their start" if starting else "rounds"
+        left = self.left()
+        text = "" if left is None else f"about {left:.0f} s left"
+        self._bar.update(self._task, completed=self.done, description=what, left=text)

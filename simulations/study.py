@@ -52,6 +52,9 @@ class Watcher:
     def superseded(self, federations: int, why: str, folder: Path) -> None:
         """Older results were moved to a folder, because newer ones replace them."""
 
+    def starting(self, federation: Federation, done: int, clients: int) -> None:
+        """So many of a federation's clients have their start, which may have been trained just now."""
+
     def round(self, federation: Federation, number: int) -> None:
         """A round is complete."""
 
@@ -290,6 +293,10 @@ class Study:
             if self.stop.is_set():
                 raise Interrupted
 
+        def on_start(done: int, clients: int) -> None:
+            with self._lock:
+                watcher.starting(federation, done, clients)
+
         try:
             rounds = Rounds(federation, load_holdings, store)
             done = journal.complete()
@@ -299,7 +306,7 @@ class Study:
                 rounds = Rounds(federation, load_holdings, store)
             else:
                 accuracy[0] = mean_accuracy(journal.rows(0))
-            rounds.start(lane.grid, lane.nodes[: federation.clients], on_round)
+            rounds.start(lane.grid, lane.nodes[: federation.clients], on_round, on_start=on_start)
         except Interrupted:
             return
         except Exception as error:
