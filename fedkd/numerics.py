@@ -8,8 +8,8 @@ from __future__ import annotations
 CHANGES = {
     1: "the first numbers",
     2: "partitions in which no client is favoured by rounding; ties in tuning broken by the loss; influence by the "
-    "exact curvature of the last layer; seeded dropout; highest logits rounded once; ReffAKD's sums in float32; no "
-    "round for an average that is made anyway",
+    "exact curvature of the last layer; seeded dropout; highest logits rounded once; ReffAKD's sums in float32; "
+    "private hand-overs as they are; no round for an average that is made anyway",
 }
 """What changed with each version."""
 
