@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fedkd.federation import Federation
 from fedkd.node import CPU, Pretraining
+from fedkd.pretrain import _train
 from simulations import progress
 from simulations.engine import InlineGrid
 from simulations.progress import Bar
@@ -147,11 +148,10 @@ def test_a_study_tells_of_each_client_that_has_started(tmp_path: Path, monkeypat
     monkeypatch.setattr("fedkd.client.best_device", lambda: CPU)
     trained: list[int] = []
     watched = Told()
-    train = __import__("fedkd.pretrain", fromlist=["_train"])._train
 
     def counting(*arguments: Any) -> int:
         trained.append(len(watched.calls))
-        return int(train(*arguments))
+        return _train(*arguments)
 
     monkeypatch.setattr("fedkd.pretrain._train", counting)
     settings = {"models": "mlp(hidden=[8])", "clients": 3, "rounds": 1, "pretrain": {"epochs": 1}}
