@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.censoring import restricted_difference
 from analysis.claims import Claim, judge
 from analysis.ratios import ratio_of_means
-from analysis.statistics import interval, paired_difference
+from analysis.statistics import RATE, interval, paired_difference
 from analysis.targets import arrivals, reading_split, share_targets
 from analysis.values import client_values
 from docs.study import Study
@@ -219,7 +219,7 @@ def noise(folder: Path) -> list[Claim]:
     kinds = sorted({kind for manifest in manifests for kind in manifest["noise"]})
     dropped = {kind: pd.Series([float(each["noise"][kind]["dropped"]) for each in manifests]) for kind in kinds}
     return [
-        judge(f"share of {kind} chunks that is dropped above 50 %, in %", interval(shares), bound=0.5)
+        judge(f"share of {kind} chunks that is dropped above 50 %, in %", interval(shares, within=RATE), bound=0.5)
         for kind, shares in dropped.items()
     ]
 

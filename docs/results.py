@@ -53,7 +53,7 @@ no round. Intervals at ten seeds are Student's t. Of the 71 verdicts on MNIST 13
 Tuned kd falls further behind untuned kd under skew (Dirichlet(0.1): -9.8 instead of -8.7 points), and is now behind
 tuned dml under Dirichlet(0.5) too. Client 0 of claim 5 is undecided. Two more consolidated starts are behind the plain
 average under uniform data, which is one round faster now. Choosing by confidence is no longer ahead of choosing by
-influence. The other eight are of differences near the border of their interval.
+influence. The other eight are of differences near the border of their interval. On text no verdict changed.
 
 """
 """What changed since results that were published before."""

@@ -140,3 +140,13 @@ def test_the_page_shows_every_method_with_its_start_its_verdicts_and_unequal_ste
 
 
 SMALL: dict[str, Any] = {"rounds": 3, "clients": 2, "partitions": ("iid",)}
+
+
+def test_a_share_of_chunks_has_an_interval_that_ends_at_100_percent(tmp_path: Path) -> None:
+    for seed, dropped in enumerate((1.0, 0.99, 0.98, 1.0, 1.0)):
+        folder = tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        (folder / "manifest.json").write_text(json.dumps({"noise": {"shuffled": {"dropped": dropped}}}))
+    (claim,) = claims.noise(tmp_path)
+    assert claim.high == 1.0
+    assert claim.verdict == "held"
