@@ -222,7 +222,7 @@ class TestAClientThatRaises:
         assert line.startswith("failed: 1 of ")
         assert "raising" in line
         assert line.endswith(
-            ", iid, seed 0: 1 of 3 clients failed in round 2; client 1: RuntimeError: the disk is full"
+            ", iid, seed 0: 1 of 3 clients failed in round 2; client 1: own.py, line 50: RuntimeError: the disk is full"
         )
         assert "Traceback" not in ended.said
 

@@ -281,12 +281,12 @@ def test_a_thousand_clients_take_seconds(cls: type[Strategy], tmp_path: Path) ->
     samples = Samples(samples.labels, {"client": np.arange(n) % 1400})
     able = {Quantity: Quantity("dirichlet", alpha=10.0), Overlap: Overlap(shared=0)}
     strategy = able.get(cls) or usual(cls, tmp_path, n, clients)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     partition = apply(strategy, samples, clients, seed=0)
-    assert time.perf_counter() - start < 5
-    start = time.perf_counter()
+    assert time.process_time() - start < 5
+    start = time.process_time()
     strategy.local_test(partition, samples, samples.some(np.arange(10_000)), np.random.default_rng(0))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     # In KiB: what this took beyond all that was ever taken before.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20
 

@@ -238,7 +238,7 @@ class TestFiles:
     def test_shipped_recipes_go_by_their_bare_name(self) -> None:
         recipe = read("quickstart")
         assert recipe.name == "quickstart"
-        assert len(recipe.federations) == 45
+        assert len(recipe.federations) == 75
         assert set(recipe.swept) == {"method", "partition", "seed"}
 
     def test_a_file_of_that_name_goes_before_a_shipped_recipe(

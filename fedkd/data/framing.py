@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass as plain_dataclass
+from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -93,6 +94,4 @@ class Framed(Source):
 
     def framed(self) -> list[object]:
         """What it adds to a stamp: nothing where images stay as they are."""
-        import PIL
-
-        return [SCHEMA, self.size, self.mode, self.fit, PIL.__version__] if self.size or self.mode else []
+        return [SCHEMA, self.size, self.mode, self.fit, version("pillow")] if self.size or self.mode else []
