@@ -296,7 +296,7 @@ def ax() -> Axes:
 
 
 def results(losses: dict[str, list[float]]) -> pd.DataFrame:
-    """Three seeds of two clients; each seed's loss is 0.1 higher than the last one's; ten steps a round, the start has none."""
+    """Three seeds of two clients, each 0.1 above the last; ten steps a round, the start has none."""
     rows = []
     for method, values in losses.items():
         for seed in (0, 1, 2):
