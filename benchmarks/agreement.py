@@ -17,13 +17,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedkd.federation import Federation
+from fedkd.distillation.selections.influence import Influence
 from fedkd.method import METHODS
 from fedkd.models import build_model
-from fedkd.node import Node, Pretraining
-from fedkd.pretrain import pretrain
-from fedkd.selections.influence import Influence
-from fedkd.train import Target
+from fedkd.node.node import Node
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining
+from fedkd.training.batch import Target
+from fedkd.training.pretrain import pretrain
 from simulations.data import load_holdings
 
 PARTITIONS = ("iid", "dirichlet(alpha=0.1, min_size=20)")

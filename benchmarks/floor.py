@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 
 from fedkd import SERVER, Data, Federation, Holdings, Node, Training, fit
-from fedkd.apps import client_app
-from fedkd.client import use_one_thread
-from fedkd.losses import cross_entropy
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
 from fedkd.methods.kd import KD
 from fedkd.models import build_model
-from fedkd.rounds import Rounds
-from fedkd.train import Target
+from fedkd.protocol.client import use_one_thread
+from fedkd.tensors.losses import cross_entropy
+from fedkd.training.batch import Target
 from simulations.engine import InlineGrid
 
 CLASSES, SHAPE, PRIVATE, PUBLIC = 10, (1, 8, 8), 104, 288

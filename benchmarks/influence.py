@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedkd.influence import helpful_step, inputs_to_logits
-from fedkd.losses import kl
+from fedkd.tensors.influence import helpful_step, inputs_to_logits
+from fedkd.tensors.losses import kl
 
 
 def main() -> None:

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.floor import seconds
-from fedkd.client import use_one_thread
-from fedkd.losses import cross_entropy
+from fedkd.base.catalogue import parameters
+from fedkd.base.spec import parse
 from fedkd.models import ARCHITECTURES, build_model
 from fedkd.models.architecture import Shape
-from fedkd.node import Optimisation
-from fedkd.spec import parameters, parse
-from fedkd.train import SGD
+from fedkd.protocol.client import use_one_thread
+from fedkd.settings.training import Optimisation
+from fedkd.tensors.losses import cross_entropy
+from fedkd.training.optimisers import SGD
 
 SHAPE: Shape = (3, 32, 32)
 CLASSES, BATCH, REPEATS = 10, 32, 5

@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.floor import seconds
-from fedkd.autoencoder import OPTIMISATION, drawn, fitted
-from fedkd.client import use_one_thread
-from fedkd.knowledge import Knowledge
-from fedkd.losses import cross_entropy
+from fedkd.distillation.autoencoder import OPTIMISATION, drawn, fitted
+from fedkd.distillation.similarity import class_sums, needed_boost, pair_counts, pair_sums, similarity, soft_labels
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.weights import packed
 from fedkd.models import build_model
 from fedkd.models.architecture import Shape
-from fedkd.similarity import class_sums, needed_boost, pair_counts, pair_sums, similarity, soft_labels
-from fedkd.train import SGD
-from fedkd.weights import packed
+from fedkd.protocol.client import use_one_thread
+from fedkd.tensors.losses import cross_entropy
+from fedkd.training.optimisers import SGD
 
 SHAPES: tuple[Shape, ...] = ((1, 28, 28), (3, 32, 32))
 Loss = Callable[[Tensor, Tensor], Tensor]

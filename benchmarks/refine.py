@@ -19,11 +19,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedkd.client import use_one_thread
 from fedkd.data import load
+from fedkd.difference_sampling.refinement import PIECE, losses, soft_labels
 from fedkd.models import build_model
-from fedkd.node import Data
-from fedkd.refinement import PIECE, losses, soft_labels
+from fedkd.protocol.client import use_one_thread
+from fedkd.tensors.samples import Data
 
 MODELS = ("gpt(layers=4, width=128)", "gpt(layers=2, width=64, heads=2)")
 MEGABYTE, K, REPEATS = 1_000_000, 16, 3

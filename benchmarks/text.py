@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from fedkd import Data, Node, Training, fit
-from fedkd.client import use_one_thread
 from fedkd.data import load
-from fedkd.losses import cross_entropy
 from fedkd.methods.kd import KD
 from fedkd.models import build_model
-from fedkd.train import Target
+from fedkd.protocol.client import use_one_thread
+from fedkd.tensors.losses import cross_entropy
+from fedkd.training.batch import Target
 
 BATCH, STEPS, REPEATS, CHUNKS, PUBLIC = 16, 6, 9, 512, 128
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from fedkd import Federation, Training, wire
-from fedkd.apps import client_app
-from fedkd.client import use_one_thread
-from fedkd.rounds import Rounds
+from fedkd import Federation, Training
+from fedkd.flower import wire
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
+from fedkd.protocol.client import use_one_thread
 from fedkd.tuning.search import Search
 from simulations.data import load_holdings
 from simulations.engine import InlineGrid

@@ -15,7 +15,7 @@ from analysis.statistics import RATE, interval, paired_difference
 from analysis.targets import arrivals, reading_split, share_targets
 from analysis.values import client_values
 from docs.study import Study
-from fedkd.ties import mean_share, standing
+from fedkd.tensors.ties import mean_share, standing
 
 NEAR = 0.01
 """Accuracy within which two methods are near each other."""

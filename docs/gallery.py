@@ -17,8 +17,9 @@ from analysis.figures import slug
 from analysis.samples import seen_by_clients, seen_labels
 from analysis.shards import PICTURES
 from analysis.style import legend_below, panels, save, styled
+from fedkd.base.catalogue import summary
+from fedkd.base.spec import parse, terms
 from fedkd.data import Dataset, load
-from fedkd.spec import parse, summary, terms
 from partitions.contract import Partition, Samples, apply, stream
 from partitions.deal import Deal
 from partitions.measures import skew

@@ -1,16 +1,19 @@
 """Knowledge distillation between pre-trained models, on Flower.
 
-What a method needs is importable from here; `fedkd.apps`, `fedkd.rounds` and `fedkd.strategy` add Flower.
+What a method needs is importable from here; `fedkd.apps` and `fedkd.strategy` add Flower.
 """
 
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings, Loader
-from fedkd.knowledge import Knowledge
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
-from fedkd.node import SERVER, Data, Node, Pretraining, Training
-from fedkd.spec import STRICT
-from fedkd.train import Batch, Target, fit
+from fedkd.node.holdings import Holdings, Loader
+from fedkd.node.node import SERVER, Node
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining, Training
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch, Target
+from fedkd.training.fit import fit
 
 __all__ = [
     "METHODS",

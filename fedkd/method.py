@@ -16,23 +16,25 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from fedkd import ensemble
-from fedkd.class_teacher import SOFT_LABELS, ClassTeacher
-from fedkd.errors import UserError
-from fedkd.evaluate import right
-from fedkd.knowledge import Knowledge, Wire, to_wire
-from fedkd.losses import cross_entropy
-from fedkd.node import Node, collect
-from fedkd.revision import REVISIONS, Revision
-from fedkd.selection import SELECTIONS, Selection
-from fedkd.spec import Catalogue, parse
-from fedkd.streams import stream
-from fedkd.teachers import choose, class_teacher_in, peers_in
-from fedkd.train import Batch, Labels, Target, fit
-from fedkd.weights import bundled, packed
+from fedkd.base.catalogue import Catalogue
+from fedkd.base.errors import UserError
+from fedkd.base.spec import parse
+from fedkd.base.streams import stream
+from fedkd.distillation.class_teacher import SOFT_LABELS, ClassTeacher
+from fedkd.distillation.revision import REVISIONS, Revision
+from fedkd.distillation.selection import SELECTIONS, Selection
+from fedkd.distillation.teachers import choose, class_teacher_in, peers_in
+from fedkd.knowledge.knowledge import Knowledge, Wire, collect, to_wire
+from fedkd.knowledge.weights import bundled, packed
+from fedkd.node.node import Node
+from fedkd.tensors import ensemble
+from fedkd.tensors.evaluate import right
+from fedkd.tensors.losses import cross_entropy
+from fedkd.training.batch import Batch, Labels, Target
+from fedkd.training.fit import fit
 
 if TYPE_CHECKING:
-    from fedkd.federation import Federation
+    from fedkd.settings.federation import Federation
 
 Refresh = Literal["never", "once", "every round"]
 

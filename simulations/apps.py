@@ -12,11 +12,11 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedkd.apps import client_app
-from fedkd.client import use_one_thread
-from fedkd.holdings import Row
-from fedkd.rounds import Rounds
-from fedkd.strategy import tidy_up, wait_for_nodes
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
+from fedkd.flower.strategy import tidy_up, wait_for_nodes
+from fedkd.node.holdings import Row
+from fedkd.protocol.client import use_one_thread
 from simulations.data import load_holdings
 from simulations.recipe import expand
 

@@ -62,7 +62,7 @@ def _of_the_user(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno in _DISK and error.filename:
         return f"{error.filename}: {error.strerror}; free some space or choose another folder"
-    own_code = sys.modules.get("fedkd.own_code")
+    own_code = sys.modules.get("fedkd.base.own_code")
     return own_code.reason(error) if own_code and own_code.is_own(error) else ""
 
 
@@ -103,7 +103,7 @@ def run(
     """Run every federation of a recipe; finished ones are skipped, interrupted ones resume."""
     folder = results or Path("results") / Path(recipe).stem
     out.print(f"fedkd: [bold]{escape(recipe)}[/] → {escape(str(folder))} (engine {escape(engine)})")
-    from fedkd.errors import UserError, nearest
+    from fedkd.base.errors import UserError, nearest
     from simulations.progress import Bar
     from simulations.recipe import read
     from simulations.shipped import check_data
@@ -144,7 +144,7 @@ def report(
 ) -> None:
     """Statistics, figures (svg and png) and the self-contained report.html of a results folder."""
     out.print(f"fedkd: reporting on {escape(str(results))}")
-    from fedkd.errors import UserError
+    from fedkd.base.errors import UserError
 
     if target is not None and not 0 <= target <= 1:
         raise UserError(f"--target {target}: it is an accuracy between 0 and 1")
@@ -188,9 +188,9 @@ def partition(
 ) -> None:
     """Show and save one partition: table, picture, manifest."""
     from analysis.shards import PICTURES
+    from fedkd.base.errors import UserError, nearest
     from fedkd.data import load
-    from fedkd.errors import UserError, nearest
-    from fedkd.federation import Federation
+    from fedkd.settings.federation import Federation
     from simulations import dealt
     from simulations.progress import Bar
     from simulations.recipe import canonical
@@ -243,7 +243,7 @@ def refine(
 ) -> None:
     """Keep the part of a corpus that a teacher finds easier than a small reference does: manifest, text, figures."""
     out.print(f"fedkd: refining [bold]{escape(corpus)}[/] → {escape(str(results))}")
-    from fedkd.client import use_one_thread
+    from fedkd.protocol.client import use_one_thread
     from simulations.refine import Refining
     from simulations.refine import refine as refined
     from simulations.waiting import Waiting

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedkd.base.files import content_hash, file_cache, located
+from fedkd.base.spec import own_code, specs_in
 from fedkd.data import load
-from fedkd.federation import Federation
-from fedkd.files import content_hash, file_cache, located
 from fedkd.models import ARCHITECTURES
-from fedkd.spec import own_code, specs_in
+from fedkd.settings.federation import Federation
 from simulations.splits import partition_files
 from simulations.transfer import transfer_set
 

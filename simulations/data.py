@@ -9,11 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from fedkd.base.files import file_cache
 from fedkd.data import Dataset, load
-from fedkd.federation import Federation
-from fedkd.files import file_cache
-from fedkd.holdings import Holdings
-from fedkd.node import SERVER, Data
+from fedkd.node.holdings import Holdings
+from fedkd.node.node import SERVER
+from fedkd.settings.federation import Federation
+from fedkd.tensors.samples import Data
 from partitions.contract import Indices, stream
 from partitions.deal import Deal
 from simulations.splits import altered, key, manifest

@@ -27,9 +27,9 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from pydantic.dataclasses import dataclass as checked
 
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
-from fedkd.strategy import wait_for_nodes
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
+from fedkd.flower.strategy import wait_for_nodes
 
 CLIENT_RAISED = 2
 """Flower's code for an error reply of a client that raised."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedkd.errors import UserError
-from fedkd.holdings import Row
+from fedkd.base.errors import UserError
+from fedkd.node.holdings import Row
 
 
 @dataclass(frozen=True)

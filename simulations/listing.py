@@ -9,16 +9,17 @@ from typing import Any
 
 from rich.markup import escape
 
+from fedkd.base.catalogue import Catalogue, Parameter, parameters, summary
+from fedkd.base.errors import UserError, nearest
+from fedkd.base.spec import parse
 from fedkd.data import SOURCES
-from fedkd.errors import UserError, nearest
-from fedkd.federation import Federation
+from fedkd.distillation.revision import REVISIONS
+from fedkd.distillation.selection import SELECTIONS
 from fedkd.method import METHODS
 from fedkd.models import ARCHITECTURES
 from fedkd.models.own import USAGE as OWN_USAGE
 from fedkd.models.own import Dressing
-from fedkd.revision import REVISIONS
-from fedkd.selection import SELECTIONS
-from fedkd.spec import Catalogue, Parameter, parameters, parse, summary
+from fedkd.settings.federation import Federation
 from simulations.recipe import TABLES
 from simulations.shipped import shipped
 from simulations.splits import PARTITIONS

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from fedkd.federation import Federation
+from fedkd.settings.federation import Federation
 from simulations.study import Watcher
 
 

@@ -6,7 +6,7 @@ import json
 import threading
 from functools import lru_cache
 
-from fedkd.federation import Federation
+from fedkd.settings.federation import Federation
 from simulations.journal import Journal
 from simulations.recipe import settings_of
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedkd.augment import augmentation
-from fedkd.errors import UserError, nearest
-from fedkd.federation import Federation
-from fedkd.files import look_beside
+from fedkd.base.errors import UserError, nearest
+from fedkd.base.files import look_beside
+from fedkd.base.spec import parse, terms
 from fedkd.models import ARCHITECTURES
-from fedkd.node import Pretraining, Training
-from fedkd.spec import parse, terms
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining, Training
+from fedkd.training.augment import augmentation
 from simulations.engine import RaySettings
 from simulations.splits import partition_strategy
 from simulations.transfer import labelled
@@ -51,7 +51,7 @@ class Recipe:
 @cache
 def known_keys() -> dict[str, str]:
     """Every key of a recipe, tables dotted, with its help."""
-    from fedkd.spec import parameters
+    from fedkd.base.catalogue import parameters
 
     keys = {p.name: p.help for p in parameters(Federation) if p.name not in TABLES}
     for table, owner in TABLES.items():

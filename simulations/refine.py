@@ -23,19 +23,20 @@ from analysis.files import replacing
 from analysis.picture import Panel, Picture, picture
 from analysis.refinement import group_names, score_histogram
 from analysis.style import looks
-from fedkd import difference
-from fedkd.client import best_device
+from fedkd.base.errors import UserError, nearest
+from fedkd.base.spec import parse
+from fedkd.base.store import write_whole
+from fedkd.base.streams import stream
 from fedkd.data import Dataset, load
 from fedkd.data.sources import LIMIT
 from fedkd.data.tokens import decode
-from fedkd.errors import UserError, nearest
+from fedkd.difference_sampling import difference
+from fedkd.difference_sampling.refinement import Progress, losses, trained
+from fedkd.difference_sampling.samplers import ROLES, Score, combined
 from fedkd.models import build_model
-from fedkd.node import Data, Optimisation
-from fedkd.refinement import Progress, losses, trained
-from fedkd.samplers import ROLES, Score, combined
-from fedkd.spec import parse
-from fedkd.store import write_whole
-from fedkd.streams import stream
+from fedkd.protocol.client import best_device
+from fedkd.settings.training import Optimisation
+from fedkd.tensors.samples import Data
 from partitions.contract import stream as partition_stream
 from partitions.holdout import hold_out
 

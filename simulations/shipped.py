@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedkd.errors import UserError
-from fedkd.files import located
-from fedkd.spec import Spec, parse
+from fedkd.base.errors import UserError
+from fedkd.base.files import located
+from fedkd.base.spec import Spec, parse
 from simulations.recipe import SHIPPED, Recipe
 
 TIME, DATA = "Takes ", "Data: "

@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 
+from fedkd.base.catalogue import Catalogue
+from fedkd.base.errors import UserError
+from fedkd.base.files import content_hash, file_cache, located
+from fedkd.base.spec import own_code, parse, specs_in, terms
+from fedkd.base.store import alone
 from fedkd.data import Dataset, cache_root, load
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.files import content_hash, file_cache, located
-from fedkd.spec import Catalogue, own_code, parse, specs_in, terms
-from fedkd.store import alone
+from fedkd.settings.federation import Federation
 from partitions.composition import Skew, Sum, Thinning, composed
 from partitions.contract import Partition, PartitionError, Samples, Strategy, apply, stream
 from partitions.deal import Deal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedkd.federation import Federation
+from fedkd.settings.federation import Federation
 
 
 def announced(federations: Sequence[Federation]) -> list[str]:

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from analysis.table import rebuild
-from fedkd.apps import client_app
-from fedkd.client import use_one_thread
+from fedkd.base.errors import UserError
+from fedkd.base.files import forget_files, look_beside
+from fedkd.base.numerics import NUMERICS
+from fedkd.base.own_code import reason
+from fedkd.base.spec import parse
 from fedkd.data import load
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.files import forget_files, look_beside
-from fedkd.holdings import Row
-from fedkd.keeping import kept_model
-from fedkd.node import SERVER
-from fedkd.numerics import NUMERICS
-from fedkd.own_code import reason
-from fedkd.rounds import Rounds
-from fedkd.spec import parse
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
+from fedkd.node.holdings import Row
+from fedkd.node.node import SERVER
+from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.keeping import kept_model
+from fedkd.settings.federation import Federation
 from simulations import engine
 from simulations.contents import contents
 from simulations.data import load_holdings

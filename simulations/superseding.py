@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedkd.numerics import CHANGES, NUMERICS
+from fedkd.base.numerics import CHANGES, NUMERICS
 
 FOLDER = "superseded"
 _NOT_COMPARED = ("rounds", "save")

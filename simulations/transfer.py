@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError, nearest
+from fedkd.base.files import file_cache
+from fedkd.base.spec import parse
 from fedkd.data import Dataset, load
-from fedkd.errors import UserError, nearest
-from fedkd.files import file_cache
-from fedkd.node import Data
-from fedkd.spec import STRICT, parse
+from fedkd.tensors.samples import Data
 from partitions.contract import Indices, stream
 from partitions.holdout import hold_out
 

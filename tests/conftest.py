@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import analysis
-from fedkd.node import CPU
+from fedkd.node.node import CPU
 
 FEDKD = Path(sys.executable).parent / "fedkd"
 ROOT = Path(__file__).parent.parent
@@ -145,7 +145,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("fedkd.client.best_device", lambda: CPU)
+    monkeypatch.setattr("fedkd.protocol.client.best_device", lambda: CPU)
 
     def call(*arguments: object) -> Ended:
         capsys.readouterr()

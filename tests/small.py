@@ -13,16 +13,18 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
-from fedkd.client import Reply, reports, serve
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings, Judgement, Loader
-from fedkd.knowledge import Knowledge
+from fedkd.base.errors import UserError
+from fedkd.base.spec import Spec
+from fedkd.base.streams import stream
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
 from fedkd.models import Model, build_model
-from fedkd.node import CPU, SERVER, Data, Node, Pretraining, Training
-from fedkd.spec import Spec
-from fedkd.streams import stream
+from fedkd.node.holdings import Holdings, Judgement, Loader
+from fedkd.node.node import CPU, SERVER, Node
+from fedkd.protocol.client import Reply, reports, serve
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining, Training
+from fedkd.tensors.samples import Data
 
 SHAPE = (1, 4, 4)
 CLASSES = 3
@@ -39,7 +41,7 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 
 from fedkd.method import Method
-from fedkd.spec import STRICT
+from fedkd import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -65,7 +67,7 @@ Key = tuple[int, int, str, str]
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One cache for all tests that import this fixture, one torch thread, no GPU: numbers are equal to the last bit."""
     monkeypatch.setenv("FEDKD_CACHE", str(tmp_path_factory.getbasetemp() / "fedkd"))
-    monkeypatch.setattr("fedkd.client.best_device", lambda: CPU)
+    monkeypatch.setattr("fedkd.protocol.client.best_device", lambda: CPU)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

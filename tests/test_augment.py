@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedkd.augment import KNOWN, Augmentation, Crop, Flip, augmentation
-from fedkd.errors import UserError
+from fedkd.base.catalogue import parameters, summary
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
 from fedkd.models import build_model
-from fedkd.spec import parameters, summary
-from fedkd.streams import stream
+from fedkd.training.augment import KNOWN, Augmentation, Crop, Flip, augmentation
 from tests.small import SHAPE
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(3, 7), st.integers(3, 7))

@@ -10,8 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.reffakd import multiply_adds
-from fedkd.autoencoder import OPTIMISATION, Autoencoder, drawn, embed, encoder, fitted, restored_encoder, train
-from fedkd.streams import stream
+from fedkd.base.streams import stream
+from fedkd.distillation.autoencoder import (
+    OPTIMISATION,
+    Autoencoder,
+    drawn,
+    embed,
+    encoder,
+    fitted,
+    restored_encoder,
+    train,
+)
 
 
 def images(n: int, *shape: int) -> Tensor:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedkd import autoencoder
-from fedkd.class_teacher import SOFT_LABELS, ClassTeacher
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.distillation import autoencoder
+from fedkd.distillation.class_teacher import SOFT_LABELS, ClassTeacher
+from fedkd.distillation.teachers import choose, class_teacher_in, peers_in
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
-from fedkd.node import Node
-from fedkd.streams import stream
-from fedkd.teachers import choose, class_teacher_in, peers_in
-from fedkd.train import Target
+from fedkd.node.node import Node
+from fedkd.training.batch import Target
 from tests.small import LABELLED, Outcome, federate, node, same_outcome, server, small
 from tests.small import own_cache as own_cache
 
@@ -163,7 +163,7 @@ class TestLimits:
             federation.consolidation.check(federation, True)
 
     def test_its_bytes_stand_apart_from_those_of_a_search(self) -> None:
-        from fedkd.rounds import _added
+        from fedkd.flower.rounds import _added
 
         rows = _added(
             [], [(0, "", "bytes_up", 3.0), (0, "", "bytes_down", 4.0)], f"{METHODS.build(ALONE).preparation}_bytes"

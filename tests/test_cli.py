@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import analysis
+from fedkd.base.catalogue import Catalogue, parameters, summary
+from fedkd.base.spec import parse
 from fedkd.data import SOURCES, load
 from fedkd.method import METHODS
 from fedkd.models import ARCHITECTURES, build_model
-from fedkd.spec import Catalogue, parameters, parse, summary
 from partitions.deal import Deal
 from simulations.recipe import SHIPPED, known_keys, read
 from simulations.shipped import check_data, shipped

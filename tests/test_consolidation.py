@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from fedkd.apps import client_app
-from fedkd.consolidation import consolidation
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.holdings import Row
-from fedkd.knowledge import Knowledge, over_the_wire, to_wire
+from fedkd.base.errors import UserError
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
+from fedkd.knowledge.knowledge import Knowledge, over_the_wire, to_wire
+from fedkd.knowledge.weights import average, packed
 from fedkd.method import METHODS
 from fedkd.models import restored_model
-from fedkd.node import SERVER
-from fedkd.rounds import Rounds
-from fedkd.weights import average, packed
+from fedkd.node.holdings import Row
+from fedkd.node.node import SERVER
+from fedkd.protocol.start import consolidation
+from fedkd.settings.federation import Federation
 from simulations.engine import InlineGrid
 from tests import small
 from tests.small import own_cache

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 import analysis
 from analysis.table import others
-from fedkd.errors import UserError
-from fedkd.files import content_hash, located, look_beside, python_files
+from fedkd.base.errors import UserError
+from fedkd.base.files import content_hash, located, look_beside, python_files
 from fedkd.models import build_model
 from simulations.recipe import expand, read
 from simulations.study import Study, Watcher, identify

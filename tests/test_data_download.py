@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from torchvision import datasets
 
+from fedkd.base.errors import UserError
 from fedkd.data import download as downloading
 from fedkd.data import load, loading
 from fedkd.data.download import UnreachableError, download
-from fedkd.errors import UserError
 from tests.test_data_published import cifar10_files, idx_files, pickled, tarred
 
 FILES = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in idx_files().items()}

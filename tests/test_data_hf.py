@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fedkd.base.errors import UserError
 from fedkd.data import load, loading
-from fedkd.errors import UserError
 
 CLASSES = ["cat", "dog", "owl"]
 N = {"train": 12, "test": 6}

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fedkd.base.errors import UserError
 from fedkd.data import load
-from fedkd.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from fedkd.base.catalogue import summary
+from fedkd.base.errors import UserError
+from fedkd.base.spec import parse
 from fedkd.data import SOURCES, Dataset, cache_root, load, loading
-from fedkd.errors import UserError
-from fedkd.spec import parse, summary
 
 
 @pytest.fixture(autouse=True)

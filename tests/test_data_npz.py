@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedkd.base.errors import UserError
 from fedkd.data import Dataset, load
-from fedkd.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

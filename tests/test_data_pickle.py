@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedkd.base.errors import UserError
 from fedkd.data.plain_pickle import _encode, read_plain_pickle
-from fedkd.errors import UserError
 from tests.test_data_published import DUMPS, batch, python2
 
 BATCH = batch(3, 0)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 from torchvision import datasets
 
+from fedkd.base.errors import UserError
 from fedkd.data import load
-from fedkd.errors import UserError
 
 EMNIST_CLASSES = {"byclass": 62, "bymerge": 47, "balanced": 47, "letters": 26, "digits": 10, "mnist": 10}
 

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from fedkd.base.catalogue import summary
+from fedkd.base.errors import UserError
 from fedkd.data import load
 from fedkd.data.sources import source
 from fedkd.data.sources.synthetic import Synthetic
-from fedkd.errors import UserError
-from fedkd.spec import summary
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fedkd.base.errors import UserError
 from fedkd.data import load
 from fedkd.data.sources.tiny_imagenet import TinyImageNet
-from fedkd.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
 WNIDS = ("n02", "n01", "n03")

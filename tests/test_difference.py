@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedkd import top_k
-from fedkd.difference import (
+from fedkd.base.streams import stream
+from fedkd.difference_sampling.difference import (
     BINS,
     HIGH,
     LOW,
@@ -24,11 +24,11 @@ from fedkd.difference import (
     top,
     wanted,
 )
-from fedkd.knowledge import Knowledge
-from fedkd.losses import kl
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.models import build_model
-from fedkd.node import Data
-from fedkd.streams import stream
+from fedkd.tensors import top_k
+from fedkd.tensors.losses import kl
+from fedkd.tensors.samples import Data
 from tests.small import drawn
 
 LENGTH, VOCABULARY = 5, 9

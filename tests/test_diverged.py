@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from fedkd.apps import client_app
-from fedkd.errors import DivergedError, FederationError
-from fedkd.federation import Federation
-from fedkd.finite import check_results, check_weights
-from fedkd.holdings import Row
+from fedkd.base.errors import DivergedError, FederationError
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
 from fedkd.method import METHODS
-from fedkd.node import CPU, Pretraining, Training
-from fedkd.rounds import Rounds
+from fedkd.node.holdings import Row
+from fedkd.node.node import CPU
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining, Training
+from fedkd.training.finite import check_results, check_weights
 from simulations.data import load_holdings
 from simulations.engine import InlineGrid
 from tests.conftest import Call, written
@@ -35,7 +36,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("FEDKD_CACHE", str(cache))
-        patch.setattr("fedkd.client.best_device", lambda: CPU)
+        patch.setattr("fedkd.protocol.client.best_device", lambda: CPU)
         yield cache
 
 

@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedkd import ensemble
-from fedkd.apps import client_app
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings, Row
-from fedkd.knowledge import Knowledge, to_wire
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
+from fedkd.knowledge.knowledge import Knowledge, to_wire
 from fedkd.methods.dml import DML
 from fedkd.models import Model, build_model
-from fedkd.node import SERVER, Node, Training
-from fedkd.rounds import Rounds
-from fedkd.streams import stream
-from fedkd.train import Batch
+from fedkd.node.holdings import Holdings, Row
+from fedkd.node.node import SERVER, Node
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Training
+from fedkd.tensors import ensemble
+from fedkd.training.batch import Batch
 from simulations.engine import InlineGrid
 from tests import small
 from tests.small import (

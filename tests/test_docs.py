@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fedkd.spec import terms
+from fedkd.base.spec import terms
 from simulations.listing import CATALOGUES, markdown
 from tests.conftest import ROOT
 

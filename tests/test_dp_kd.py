@@ -12,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedkd.errors import UserError
-from fedkd.evaluate import accuracy
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings
-from fedkd.knowledge import Knowledge, over_the_wire
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.knowledge.knowledge import Knowledge, over_the_wire
 from fedkd.method import METHODS, Method
 from fedkd.methods.dp_kd import DPKD, turns
-from fedkd.node import Data, Node, Training
-from fedkd.streams import stream
+from fedkd.node.holdings import Holdings
+from fedkd.node.node import Node
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Training
+from fedkd.tensors.evaluate import accuracy
+from fedkd.tensors.samples import Data
 from tests.small import (
     CLASSES,
     LABELLED,

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedkd.draws import Sources, seeded, sources_of
-from fedkd.errors import UserError
-from fedkd.losses import cross_entropy
+from fedkd.base.errors import UserError
 from fedkd.models import ARCHITECTURES, Model, build_model
 from fedkd.models.trial import try_network
-from fedkd.node import CPU, Node
-from fedkd.train import fit
+from fedkd.node.node import CPU, Node
+from fedkd.tensors.draws import Sources, seeded, sources_of
+from fedkd.tensors.losses import cross_entropy
+from fedkd.training.fit import fit
 from simulations.recipe import read
 from simulations.study import Study
 from tests.conftest import assert_same_numbers, written
@@ -35,7 +35,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from fedkd.models import Architecture, Model
-from fedkd.spec import STRICT
+from fedkd import STRICT
 
 
 class Noisy(nn.Module):
@@ -229,7 +229,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(recipe: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDKD_CACHE", str(recipe.parent / "cache"))
-        patch.setattr("fedkd.client.best_device", lambda: CPU)
+        patch.setattr("fedkd.protocol.client.best_device", lambda: CPU)
         Study(read(str(recipe)), recipe.parent / "reference").run("inline", lanes=1)
     return recipe.parent / "reference"
 

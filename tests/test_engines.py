@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import analysis
-from fedkd.federation import Federation
-from fedkd.node import CPU
+from fedkd.node.node import CPU
+from fedkd.settings.federation import Federation
 from simulations.recipe import Recipe, expand, read
 from simulations.study import Interrupted, Study, Watcher
 from tests.conftest import Ended, Process, assert_same_numbers, numbers, written
@@ -34,7 +34,7 @@ LANES = (1, 2, 4)
 def no_gpu() -> Iterator[None]:
     """Numbers are compared to the last digit: those of one device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedkd.client.best_device", lambda: CPU)
+        patch.setattr("fedkd.protocol.client.best_device", lambda: CPU)
         yield
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedkd.ensemble import confidence, mean_logits, mean_probabilities, most_confident
+from fedkd.tensors.ensemble import confidence, mean_logits, mean_probabilities, most_confident
 from tests.small import drawn
 
 Array = NDArray[np.float64]

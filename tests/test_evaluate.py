@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.evaluate import accuracy, agreement, calibration_error, class_accuracies, mean_loss
-from fedkd.holdings import Holdings
-from fedkd.node import Data
+from fedkd.node.holdings import Holdings
+from fedkd.tensors.evaluate import accuracy, agreement, calibration_error, class_accuracies, mean_loss
+from fedkd.tensors.samples import Data
 from tests.small import drawn
 
 seeds = st.integers(0, 10_000)

@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedkd.base.streams import stream
 from fedkd.data import load as load_dataset
-from fedkd.evaluate import accuracy
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings
-from fedkd.node import SERVER, Data, Node, Training
-from fedkd.streams import stream
+from fedkd.node.holdings import Holdings
+from fedkd.node.node import SERVER, Node
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Training
+from fedkd.tensors.evaluate import accuracy
+from fedkd.tensors.samples import Data
 from simulations.data import load_holdings
 from simulations.splits import manifest
 from tests.small import (
@@ -257,7 +259,7 @@ class TestNode:
             nodes.append(Node(*arguments, **named))
             return nodes[-1]
 
-        monkeypatch.setattr("fedkd.client.Node", noted)
+        monkeypatch.setattr("fedkd.protocol.client.Node", noted)
         held = {client: load(small(spec, transfer=transfer), client) for client in range(2)}
         federate(small(spec, transfer=transfer), lambda federation, client: held.get(client, load(federation, client)))
         assert nodes

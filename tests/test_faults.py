@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 import analysis
-from fedkd.node import CPU
+from fedkd.node.node import CPU
 from simulations.recipe import read
 from simulations.study import Study
 from tests.conftest import FEDKD, Ended, Process, assert_same_numbers, fedkd, written
@@ -85,7 +85,7 @@ epochs = 2
 def no_gpu() -> Iterator[None]:
     """Numbers are compared to the last digit: those of one device."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedkd.client.best_device", lambda: CPU)
+        patch.setattr("fedkd.protocol.client.best_device", lambda: CPU)
         yield
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from analysis.journal import read_journal
 from fedkd.data import cache_root
-from fedkd.node import CPU
+from fedkd.node.node import CPU
 from simulations.recipe import expand
 from simulations.study import Study
 from tests.conftest import FEDKD, ROOT, Ended, Process
@@ -103,7 +103,7 @@ def test_it_ends_well_and_tells_every_round(run: Run) -> None:
 def test_its_journal_holds_the_rows_of_the_inline_engine(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedkd.client.best_device", lambda: CPU)
+    monkeypatch.setattr("fedkd.protocol.client.best_device", lambda: CPU)
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     # One client a node where the number of clients is not said.
     settings = declared | {"clients": CLIENTS}

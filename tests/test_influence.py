@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from benchmarks.agreement import agreement
-from fedkd import influence
-from fedkd.influence import Curvature, Factors, helpful_step, inputs_to_logits, retrained, second_moment, solve
-from fedkd.knowledge import Knowledge
-from fedkd.losses import OBJECTIVES, kl
+from fedkd.base.streams import stream
+from fedkd.distillation.selection import SELECTIONS
+from fedkd.distillation.selections.influence import HeadObjective
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS
-from fedkd.node import Data, Node
-from fedkd.selection import SELECTIONS
-from fedkd.selections.influence import HeadObjective
-from fedkd.streams import stream
-from fedkd.train import Batch, Target
+from fedkd.node.node import Node
+from fedkd.tensors import influence
+from fedkd.tensors.influence import Curvature, Factors, helpful_step, inputs_to_logits, retrained, second_moment, solve
+from fedkd.tensors.losses import OBJECTIVES, kl
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch, Target
 from tests.small import drawn, node, samples
 from tests.small import own_cache as own_cache
 
@@ -112,7 +113,7 @@ class TestCurvature:
 
     @pytest.mark.parametrize("largest", [26, 27])
     def test_results_say_so_where_factors_stood_in(self, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("fedkd.influence", "fedkd.selections.influence"):
+        for module in ("fedkd.tensors.influence", "fedkd.distillation.selections.influence"):
             monkeypatch.setattr(f"{module}.LARGEST", largest)  # the head has 3 · (8 + 1) weights
         client = node(labelled=True)
         target = Target(torch.randn(14, 3, generator=stream("teacher")))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from analysis.journal import read_journal
-from fedkd.errors import UserError
-from fedkd.holdings import Row
+from fedkd.base.errors import UserError
+from fedkd.node.holdings import Row
 from simulations.journal import Journal
 
 HEADER = {"federation": "kd-1", "rounds": 3, "settings": {"method": "kd", "seed": 0}}

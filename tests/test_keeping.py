@@ -11,17 +11,20 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from fedkd.augment import augmentation
-from fedkd.client import serve
-from fedkd.evaluate import accuracy, mean_loss
-from fedkd.federation import Federation
-from fedkd.keeping import keep, kept_model
-from fedkd.knowledge import Knowledge
-from fedkd.losses import cross_entropy
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.models import build_model
-from fedkd.node import Data, Node, Pretraining, Training
-from fedkd.pretrain import pretrain
-from fedkd.train import Batch, Target, fit
+from fedkd.node.node import Node
+from fedkd.protocol.client import serve
+from fedkd.protocol.keeping import keep, kept_model
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining, Training
+from fedkd.tensors.evaluate import accuracy, mean_loss
+from fedkd.tensors.losses import cross_entropy
+from fedkd.tensors.samples import Data
+from fedkd.training.augment import augmentation
+from fedkd.training.batch import Batch, Target
+from fedkd.training.fit import fit
+from fedkd.training.pretrain import pretrain
 from tests import small
 from tests.small import own_cache
 

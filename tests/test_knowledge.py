@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge, over_the_wire, to_wire
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.flower.wire import from_arrays, to_arrays
+from fedkd.knowledge.knowledge import Knowledge, over_the_wire, to_wire
 from fedkd.method import METHODS
-from fedkd.node import Training
-from fedkd.streams import stream
-from fedkd.wire import from_arrays, to_arrays
+from fedkd.settings.training import Training
 from tests.small import distance, drawn, federate, same_knowledge, small, travelled
 from tests.small import own_cache as own_cache
 

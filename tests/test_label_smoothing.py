@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge
-from fedkd.losses import cross_entropy
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS
 from fedkd.methods.label_smoothing import LabelSmoothing
-from fedkd.streams import stream
-from fedkd.train import Batch
+from fedkd.tensors.losses import cross_entropy
+from fedkd.training.batch import Batch
 from tests.small import LABELLED, UNLABELLED, distance, federate, node, same_weights, small
 from tests.small import own_cache as own_cache
 

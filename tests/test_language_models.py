@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
+from fedkd.base.spec import parse
+from fedkd.base.streams import stream
 from fedkd.models import ARCHITECTURES, Architecture, LanguageModel, Model, build_model, restored_model
 from fedkd.models.blocks.description import read_description
 from fedkd.models.checkpoint import save_checkpoint
 from fedkd.models.gpt import Attention, Decoder
-from fedkd.node import Optimisation
-from fedkd.spec import parse
-from fedkd.streams import stream
-from fedkd.train import SGD
+from fedkd.settings.training import Optimisation
+from fedkd.training.optimisers import SGD
 from tests.small import distance, own_cache, same_weights, weights
 
 __all__ = ["own_cache"]

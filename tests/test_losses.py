@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedkd.losses import OBJECTIVES, cross_entropy, js, kl, mse, reverse_kl
+from fedkd.tensors.losses import OBJECTIVES, cross_entropy, js, kl, mse, reverse_kl
 from tests.small import drawn
 
 Array = NDArray[np.float64]

@@ -16,13 +16,14 @@ import pytest
 import torch
 
 import fedkd.methods
-from fedkd.client import StateLostError, forget, has_state, serve
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.knowledge import Knowledge
+from fedkd.base.catalogue import parameters, summary
+from fedkd.base.errors import UserError
+from fedkd.base.spec import Spec, parse
+from fedkd.flower.wire import from_arrays, to_arrays
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
-from fedkd.spec import Spec, parameters, parse, summary
-from fedkd.wire import from_arrays, to_arrays
+from fedkd.protocol.client import StateLostError, forget, has_state, serve
+from fedkd.settings.federation import Federation
 from tests.small import (
     LABELLED,
     OWN,

@@ -10,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge, over_the_wire
-from fedkd.losses import OBJECTIVES, cross_entropy
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.distillation.teachers import choose
+from fedkd.knowledge.knowledge import Knowledge, over_the_wire
 from fedkd.method import METHODS, Method
 from fedkd.methods.kd import KD
-from fedkd.node import Data, Node, Training
-from fedkd.streams import stream
-from fedkd.teachers import choose
-from fedkd.train import Batch
+from fedkd.node.node import Node
+from fedkd.settings.training import Training
+from fedkd.tensors.losses import OBJECTIVES, cross_entropy
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch
 from tests.small import (
     CLASSES,
     LABELLED,

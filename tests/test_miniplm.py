@@ -12,19 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedkd import difference, refinement, top_k
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings
-from fedkd.knowledge import Knowledge
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.difference_sampling import difference, refinement
+from fedkd.difference_sampling.samplers import KEPT, SOFT, TEXT, Score, combined, learnt_from
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.weights import packed
 from fedkd.method import METHODS
 from fedkd.methods.miniplm import MiniPLM
 from fedkd.models import Model, build_model
-from fedkd.node import SERVER, Data, Node, Pretraining, Training
-from fedkd.samplers import KEPT, SOFT, TEXT, Score, combined, learnt_from
-from fedkd.streams import stream
-from fedkd.train import Batch
-from fedkd.weights import packed
+from fedkd.node.holdings import Holdings
+from fedkd.node.node import SERVER, Node
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining, Training
+from fedkd.tensors import top_k
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch
 from tests.small import LABELLED, UNLABELLED, Outcome, distance, federate, own_cache, same_weights, small
 from tests.test_fairness import hidden, only_judges_read
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedkd.errors import UserError
-from fedkd.losses import cross_entropy
+from fedkd.base.catalogue import parameters
+from fedkd.base.errors import UserError
+from fedkd.base.spec import parse
+from fedkd.base.streams import stream
 from fedkd.models import ARCHITECTURES, Model, assignment, build_model, restored_model
 from fedkd.models.architecture import Shape
-from fedkd.node import Optimisation
-from fedkd.spec import parameters, parse
-from fedkd.streams import stream
-from fedkd.train import SGD
+from fedkd.settings.training import Optimisation
+from fedkd.tensors.losses import cross_entropy
+from fedkd.training.optimisers import SGD
 from tests.small import distance, same_weights, samples, weights
 
 SHAPES: list[Shape] = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 17, 9)]

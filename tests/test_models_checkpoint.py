@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
 from fedkd.models import ARCHITECTURES, Model, build_model, restored_model
 from fedkd.models.architecture import Shape
 from fedkd.models.blocks.description import read_description
 from fedkd.models.checkpoint import save_checkpoint
-from fedkd.streams import stream
 from tests.small import same_weights
 
 SHAPE: Shape = (1, 8, 8)

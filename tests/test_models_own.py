@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
+from fedkd.base.own_code import load_file
+from fedkd.base.streams import stream
 from fedkd.models import ARCHITECTURES, build_model, restored_model
 from fedkd.models.architecture import Shape
 from fedkd.models.checkpoint import save_checkpoint
 from fedkd.models.own import OwnModel
-from fedkd.own_code import load_file
-from fedkd.streams import stream
 from tests.small import CLASSES, SHAPE, federate, same_weights, small, weights
 from tests.small import own_cache as own_cache
 

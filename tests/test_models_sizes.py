@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
 from fedkd.models import ARCHITECTURES, Model, build_model
 from fedkd.models.architecture import Shape
 from fedkd.models.blocks.norm import normalised
 from fedkd.models.blocks.resnet import BasicBlock
 from fedkd.models.wrn import PreactivationBlock
-from fedkd.streams import stream
 
 RGB: Shape = (3, 32, 32)
 

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
 from fedkd.data import cache_root
-from fedkd.errors import UserError
 from fedkd.models import ARCHITECTURES, Model, build_model, restored_model
 from fedkd.models.architecture import Shape
 from fedkd.models.blocks.classifier import Headless, renamed
 from fedkd.models.torchvision import Adapted
-from fedkd.streams import stream
 from tests.conftest import ROOT
 from tests.small import same_weights
 

@@ -20,7 +20,7 @@ MODEL = """
 from pydantic.dataclasses import dataclass
 
 from fedkd.models import Architecture, Model
-from fedkd.spec import STRICT
+from fedkd import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -40,7 +40,7 @@ METHOD = """
 from pydantic.dataclasses import dataclass
 
 from fedkd.methods.kd import KD
-from fedkd.spec import STRICT
+from fedkd import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -17,14 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedkd.federation import Federation
-from fedkd.losses import cross_entropy
+from fedkd.base.store import read_tensors
 from fedkd.models import Model
 from fedkd.models.checkpoint import save_checkpoint
-from fedkd.node import Data, Node, Pretraining
-from fedkd.pretrain import Spent, pretrain
-from fedkd.store import read_tensors
-from fedkd.train import fit
+from fedkd.node.node import Node
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining
+from fedkd.tensors.losses import cross_entropy
+from fedkd.tensors.samples import Data
+from fedkd.training.fit import fit
+from fedkd.training.pretrain import Spent, pretrain
 from simulations.starting import announced
 from tests.small import CLASSES, MODEL, SHAPE, Weights, federate, model, node, same_weights, small, weights
 from tests.small import own_cache as own_cache
@@ -55,7 +57,7 @@ def cache(own_cache: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> P
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     """Watches what is trained."""
     watching = Trainings()
-    monkeypatch.setattr("fedkd.pretrain.fit", watching)
+    monkeypatch.setattr("fedkd.training.pretrain.fit", watching)
     return watching
 
 
@@ -199,7 +201,7 @@ class TestCache:
             order.extend(labels.tolist())
             return logits.sum() * 0
 
-        monkeypatch.setattr("fedkd.pretrain.cross_entropy", note)
+        monkeypatch.setattr("fedkd.training.pretrain.cross_entropy", note)
         client = node()
         client.data = Data(client.private.x[:8], torch.arange(8))
         pretrained(SHORT, client)
@@ -214,7 +216,7 @@ class TestConvergence:
     @staticmethod
     def epochs(losses: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> float:
         """How many epochs are trained where each ends with the next of `losses`."""
-        monkeypatch.setattr("fedkd.pretrain.fit", lambda *_, **__: torch.tensor(next(losses)))
+        monkeypatch.setattr("fedkd.training.pretrain.fit", lambda *_, **__: torch.tensor(next(losses)))
         return pretrain(node(), model(), MODEL, Pretraining(epochs="converged")).epochs
 
     def test_a_loss_that_stands_still_ends_it_after_ten_more_epochs(self) -> None:
@@ -262,7 +264,7 @@ def train_and_count(folder: Path, together: Barrier) -> None:
 
     together.wait(60)
     trained = model()
-    with patch("fedkd.pretrain.fit", slowly):
+    with patch("fedkd.training.pretrain.fit", slowly):
         pretrain(node(), trained, MODEL, SHORT)
     torch.save(weights(trained), folder / f"{os.getpid()}.weights")
 

@@ -11,9 +11,10 @@ import pytest
 from flwr.app import Message, RecordDict
 from rich.console import Console
 
-from fedkd.federation import Federation
-from fedkd.node import CPU, Pretraining
-from fedkd.pretrain import _train
+from fedkd.node.node import CPU
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining
+from fedkd.training.pretrain import _train
 from simulations import progress
 from simulations.engine import InlineGrid
 from simulations.progress import Bar
@@ -145,7 +146,7 @@ class Told(Watcher):
 
 def test_a_study_tells_of_each_client_that_has_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDKD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fedkd.client.best_device", lambda: CPU)
+    monkeypatch.setattr("fedkd.protocol.client.best_device", lambda: CPU)
     trained: list[int] = []
     watched = Told()
 
@@ -153,7 +154,7 @@ def test_a_study_tells_of_each_client_that_has_started(tmp_path: Path, monkeypat
         trained.append(len(watched.calls))
         return _train(*arguments)
 
-    monkeypatch.setattr("fedkd.pretrain._train", counting)
+    monkeypatch.setattr("fedkd.training.pretrain._train", counting)
     settings = {"models": "mlp(hidden=[8])", "clients": 3, "rounds": 1, "pretrain": {"epochs": 1}}
     recipe = expand("study", {"method": ["local", "kd"]} | settings)
     assert recipe.federations[0].pretrain == Pretraining(epochs=1)

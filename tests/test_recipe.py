@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fedkd.errors import UserError
-from fedkd.federation import Federation
+from fedkd.base.errors import UserError
+from fedkd.settings.federation import Federation
 from simulations.recipe import SHIPPED, Recipe, expand, known_keys, read, settings_of
 from simulations.study import _varying, identify
 from tests.conftest import written
@@ -155,7 +155,7 @@ class TestLabels:
         text = """
 from pydantic.dataclasses import dataclass
 from fedkd.methods.kd import KD
-from fedkd.spec import STRICT
+from fedkd import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Mine(KD):

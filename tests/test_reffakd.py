@@ -14,20 +14,21 @@ import torch
 from torch import Tensor
 
 import analysis
-from fedkd import autoencoder
-from fedkd.autoencoder import OPTIMISATION, embed, restored_encoder
-from fedkd.class_teacher import SOFT_LABELS
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings
-from fedkd.knowledge import Knowledge
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.distillation import autoencoder
+from fedkd.distillation.autoencoder import OPTIMISATION, embed, restored_encoder
+from fedkd.distillation.class_teacher import SOFT_LABELS
+from fedkd.distillation.similarity import soft_labels
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS
 from fedkd.methods.label_smoothing import LabelSmoothing
 from fedkd.methods.reffakd import ReffAKD
-from fedkd.node import SERVER, Data, Node
-from fedkd.similarity import soft_labels
-from fedkd.streams import stream
-from fedkd.train import Batch
+from fedkd.node.holdings import Holdings
+from fedkd.node.node import SERVER, Node
+from fedkd.settings.federation import Federation
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch
 from simulations.recipe import SHIPPED, read
 from simulations.study import Study
 from tests.small import (

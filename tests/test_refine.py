@@ -25,15 +25,17 @@ from analysis.refinement import (
     score_histogram,
     steps_curves,
 )
+from fedkd.base.errors import UserError
 from fedkd.data import Dataset, load
 from fedkd.data.tokens import decode
-from fedkd.difference import sample_losses, top
-from fedkd.errors import UserError
+from fedkd.difference_sampling.difference import sample_losses, top
+from fedkd.difference_sampling.refinement import trained
 from fedkd.models import build_model
 from fedkd.models.checkpoint import save_checkpoint
-from fedkd.node import SERVER, Data, Node, Optimisation, Training
-from fedkd.refinement import trained
-from fedkd.train import fit
+from fedkd.node.node import SERVER, Node
+from fedkd.settings.training import Optimisation, Training
+from fedkd.tensors.samples import Data
+from fedkd.training.fit import fit
 from simulations.refine import Refined, Refining, byte_ranges, joined, refine
 from simulations.waiting import PATIENCE, Waiting
 from tests.conftest import Call

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.distillation.revision import REVISIONS, revised_by_mse, towards_labels
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS
-from fedkd.node import Data, Node
-from fedkd.revision import REVISIONS, revised_by_mse, towards_labels
-from fedkd.streams import stream
-from fedkd.train import Batch
+from fedkd.node.node import Node
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch
 from tests.small import LABELLED, UNLABELLED, distance, drawn, federate, node, same_outcome, same_weights, server, small
 from tests.small import own_cache as own_cache
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fedkd import wire
-from fedkd.apps import client_app
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.holdings import Row
-from fedkd.knowledge import Knowledge
-from fedkd.rounds import Rounds
+from fedkd.base.errors import UserError
+from fedkd.flower import wire
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.node.holdings import Row
+from fedkd.settings.federation import Federation
 from simulations.engine import InlineGrid
 from tests import small
 from tests.small import own_cache

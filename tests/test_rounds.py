@@ -16,14 +16,14 @@ import torch
 from flwr.app import Error, Message
 from torch import Tensor
 
-from fedkd import wire
-from fedkd.apps import client_app
-from fedkd.federation import Federation
-from fedkd.holdings import Row
-from fedkd.knowledge import Knowledge
-from fedkd.node import SERVER
-from fedkd.rounds import FederationError, Rounds
-from fedkd.train import fit
+from fedkd.flower import wire
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import FederationError, Rounds
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.node.holdings import Row
+from fedkd.node.node import SERVER
+from fedkd.settings.federation import Federation
+from fedkd.training.fit import fit
 from simulations.engine import InlineGrid
 from tests import small
 from tests.small import every_method, own_cache
@@ -261,7 +261,7 @@ class TestWhatItCosts:
             time.sleep(0.02)
             return fit(*arguments, **named)
 
-        monkeypatch.setattr("fedkd.pretrain.fit", slowly)
+        monkeypatch.setattr("fedkd.training.pretrain.fit", slowly)
         kept = [undisturbed(federation(method, seed=6))[0] for method in (LOCAL, ONCE)]
         for name in ("epochs", "steps", "samples", "seconds"):
             first, second = (each.per_client(f"pretrain_{name}", 0) for each in kept)

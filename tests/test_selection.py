@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge
-from fedkd.losses import kl
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.distillation.selection import SELECTIONS, highest
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
-from fedkd.node import Data, Node
-from fedkd.selection import SELECTIONS, highest
-from fedkd.streams import stream
-from fedkd.train import Batch, Target
+from fedkd.node.node import Node
+from fedkd.tensors.losses import kl
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch, Target
 from tests.small import (
     LABELLED,
     UNLABELLED,

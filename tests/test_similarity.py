@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from analysis.similarity import draw_similarities, similarity_heatmap, similarity_matrix
-from fedkd.similarity import (
+from fedkd.base.streams import stream
+from fedkd.distillation.similarity import (
     MARGIN,
     class_sums,
     needed_boost,
@@ -24,7 +25,6 @@ from fedkd.similarity import (
     some_of_each,
     units,
 )
-from fedkd.streams import stream
 
 SEEDS = pytest.mark.parametrize("seed", range(5))
 

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.errors import UserError, nearest
+from fedkd.base.catalogue import parameters, summary
+from fedkd.base.errors import UserError, nearest
+from fedkd.base.spec import Spec, parse
 from fedkd.method import METHODS
 from fedkd.methods.dp_kd import DPKD
 from fedkd.methods.kd import KD
 from fedkd.methods.tuned_kd import TunedKD
 from fedkd.models import ARCHITECTURES
-from fedkd.spec import Spec, parameters, parse, summary
 from tests.small import OWN, drawn
 
 names = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: not keyword.iskeyword(name))

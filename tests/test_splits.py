@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedkd.base.errors import UserError
+from fedkd.base.files import forget_files
 from fedkd.data import Dataset, load
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.files import forget_files
-from fedkd.node import SERVER
+from fedkd.node.node import SERVER
+from fedkd.settings.federation import Federation
 from partitions.deal import Deal
 from partitions.measures import skew
 from simulations.data import load_holdings

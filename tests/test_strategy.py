@@ -11,12 +11,12 @@ from flwr.app import ArrayRecord, Context, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedkd.apps import client_app
 from fedkd.data import cache_root
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings, Row
-from fedkd.rounds import FederationError, Rounds
-from fedkd.strategy import Distillation, tidy_up, wait_for_nodes
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import FederationError, Rounds
+from fedkd.flower.strategy import Distillation, tidy_up, wait_for_nodes
+from fedkd.node.holdings import Holdings, Row
+from fedkd.settings.federation import Federation
 from simulations.engine import InlineGrid
 from tests import small
 from tests.small import own_cache

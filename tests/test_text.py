@@ -17,13 +17,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedkd.base.errors import UserError
 from fedkd.data import Dataset, load
 from fedkd.data.sources import source
 from fedkd.data.text import border
 from fedkd.data.tokens import BYTES, decode, learnt
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.node import SERVER, Pretraining, Training
+from fedkd.node.node import SERVER
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining, Training
 from simulations.data import load_holdings
 from simulations.splits import deal, manifest
 from simulations.transfer import transfer_data

@@ -14,19 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import analysis
+from fedkd.base.streams import stream
 from fedkd.data import load
 from fedkd.data.tokens import decode
-from fedkd.evaluate import bits_per_byte, calibration_error, mean_loss
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings
-from fedkd.losses import cross_entropy, kl
+from fedkd.knowledge.weights import average
 from fedkd.method import METHODS
 from fedkd.models import build_model
-from fedkd.node import SERVER, Data, Node, Pretraining, Training, rows_a_sample, rows_of
-from fedkd.pretrain import pretrain
-from fedkd.streams import stream
-from fedkd.train import Batch, Target, fit
-from fedkd.weights import average
+from fedkd.node.holdings import Holdings
+from fedkd.node.node import SERVER, Node
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Pretraining, Training
+from fedkd.tensors.evaluate import bits_per_byte, calibration_error, mean_loss
+from fedkd.tensors.losses import cross_entropy, kl
+from fedkd.tensors.samples import Data, rows_a_sample, rows_of
+from fedkd.training.batch import Batch, Target
+from fedkd.training.fit import fit
+from fedkd.training.pretrain import pretrain
 from simulations.recipe import expand
 from simulations.study import Study
 from tests.small import (
@@ -213,7 +216,7 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from fedkd.models import Architecture, LanguageModel, Model
-from fedkd.spec import STRICT
+from fedkd import STRICT
 
 
 def table(classes):
@@ -411,7 +414,7 @@ class TestMeasures:
         logits = torch.randn(1000, 5, generator=stream("large"))
         y = torch.randint(5, (1000,), generator=stream("large", "y"))
         whole = mean_loss(logits, y), calibration_error(logits, y)
-        monkeypatch.setattr("fedkd.evaluate.LARGEST", 5 * 64)
+        monkeypatch.setattr("fedkd.tensors.evaluate.LARGEST", 5 * 64)
         assert (mean_loss(logits, y), calibration_error(logits, y)) == pytest.approx(whole, rel=1e-12)
 
 

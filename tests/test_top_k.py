@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd import top_k
-from fedkd.ensemble import confidence
-from fedkd.knowledge import WIRE_TYPES, from_wire, over_the_wire, to_wire
+from fedkd.base.streams import stream
+from fedkd.knowledge.knowledge import WIRE_TYPES, from_wire, over_the_wire, to_wire
 from fedkd.method import METHODS
-from fedkd.streams import stream
+from fedkd.tensors import top_k
+from fedkd.tensors.ensemble import confidence
 from tests.small import drawn, node, server
 from tests.small import own_cache as own_cache
 

@@ -8,11 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedkd.losses import cross_entropy, kl
+from fedkd.base.streams import stream
 from fedkd.method import METHODS
-from fedkd.node import Data, Node, Optimisation, Training
-from fedkd.streams import stream
-from fedkd.train import Batch, Labels, Target, fit, make_optimiser
+from fedkd.node.node import Node
+from fedkd.settings.training import Optimisation, Training
+from fedkd.tensors.losses import cross_entropy, kl
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch, Labels, Target
+from fedkd.training.fit import fit
+from fedkd.training.optimisers import make_optimiser
 from tests.small import CLASSES, SHAPE, distance, model, node, same_weights, weights
 from tests.small import own_cache as own_cache
 

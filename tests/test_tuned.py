@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.knowledge import Knowledge
+from fedkd.base.errors import UserError
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS
 from fedkd.methods.dml import DML
 from fedkd.methods.kd import KD
 from fedkd.methods.tuned import Tuned
-from fedkd.node import Node, Training
+from fedkd.node.node import Node
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Training
 from fedkd.tuning.search import Search
 from tests.small import (
     CLASSES,
@@ -227,7 +228,7 @@ class TestAfterwards:
             assert same_weights(outcome.weights[client][1], alone[label].weights[client][1])
 
     def test_nothing_of_the_search_is_left_with_the_client(self, tmp_path: Path) -> None:
-        from fedkd.store import read_tensors
+        from fedkd.base.store import read_tensors
 
         for form in FORMS:
             of = small(tuned(form, rounds=1), rounds=3)
@@ -298,7 +299,7 @@ class TestPrivateTransfer:
 
     @pytest.mark.parametrize("form", ["one message", "a merge a cell", "side by side"])
     def test_it_trains_as_the_chosen_cell_would(self, form: str) -> None:
-        from fedkd.holdings import Holdings
+        from fedkd.node.holdings import Holdings
         from tests.small import load
 
         def without(federation: Federation, client: int) -> Holdings:

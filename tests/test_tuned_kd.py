@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from fedkd.evaluate import accuracy, mean_loss
-from fedkd.knowledge import Knowledge
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS
 from fedkd.methods.kd import KD
 from fedkd.methods.tuned_kd import TunedKD
-from fedkd.node import Node
+from fedkd.node.node import Node
+from fedkd.tensors.evaluate import accuracy, mean_loss
 from tests.small import LABELLED, TRAINING, UNLABELLED, federate, node, same_outcome, same_weights, server, small, start
 from tests.small import own_cache as own_cache
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from fedkd.holdings import Row
-from fedkd.knowledge import Knowledge
-from fedkd.rounds import Rounds
-from fedkd.store import read_tensors, write_tensors
+from fedkd.base.store import read_tensors, write_tensors
+from fedkd.flower.rounds import Rounds
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.node.holdings import Row
 from fedkd.tuning.grid import Grid, Point
 from fedkd.tuning.sampling import propose
 from tests import small

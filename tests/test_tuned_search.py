@@ -13,12 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedkd.errors import UserError
-from fedkd.federation import Federation
+from fedkd.base.errors import UserError
+from fedkd.base.spec import parse
 from fedkd.method import METHODS
 from fedkd.methods.tuned import Tuned
-from fedkd.node import Training
-from fedkd.spec import parse
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Training
 from fedkd.tuning.bags import bag, pack, shares
 from fedkd.tuning.cells import cell
 from fedkd.tuning.choosing import _given_up

@@ -12,19 +12,21 @@ from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from torch import Tensor
 
-from fedkd.apps import client_app
-from fedkd.ensemble import mean_logits
-from fedkd.errors import UserError
-from fedkd.federation import Federation
-from fedkd.holdings import Holdings, Row
-from fedkd.knowledge import Knowledge
-from fedkd.losses import cross_entropy
+from fedkd.base.errors import UserError
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.weights import Ensemble, average, packed, unpacked
 from fedkd.method import METHODS
 from fedkd.models import restored_model
-from fedkd.node import SERVER, Data, Training
-from fedkd.rounds import Rounds
-from fedkd.train import Batch
-from fedkd.weights import Ensemble, average, packed, unpacked
+from fedkd.node.holdings import Holdings, Row
+from fedkd.node.node import SERVER
+from fedkd.settings.federation import Federation
+from fedkd.settings.training import Training
+from fedkd.tensors.ensemble import mean_logits
+from fedkd.tensors.losses import cross_entropy
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch
 from simulations.data import load_holdings
 from simulations.engine import InlineGrid
 from simulations.splits import manifest

@@ -16,9 +16,9 @@ from io import BufferedIOBase, BufferedReader
 from pathlib import PurePosixPath
 from typing import Protocol
 
+from fedkd.base.errors import UserError
 from fedkd.data.source import Progress
 from fedkd.data.stamps import located
-from fedkd.errors import UserError
 
 LARGEST = 64 * 2**20
 """Bytes that one file may have: far above any image of a data set, far below what would fill the memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
 
 SEED = 2024
 

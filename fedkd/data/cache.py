@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from fedkd.base.errors import UserError
 from fedkd.data.dataset import Dataset
 from fedkd.data.source import Prepared
-from fedkd.errors import UserError
 
 SCHEMA = 2
 """Raise when the layout of the files or the meaning of a source changes: older files are then left alone."""

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkd.base.errors import UserError
 from fedkd.data.archive import archive_files
 from fedkd.data.plain_pickle import read_plain_pickle
 from fedkd.data.published import Piece, Published, Remote
 from fedkd.data.source import Prepared, Progress
 from fedkd.data.torchvision_sets import joined, torchvision_class
-from fedkd.errors import UserError
 
 SHAPE = (3, 32, 32)
 LARGEST = 2**28

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkd.base.errors import UserError
 from fedkd.data.framing import Framing
 from fedkd.data.source import Progress
-from fedkd.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
 """Endings of the files that are taken for images."""

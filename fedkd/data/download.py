@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from fedkd.base.errors import UserError
+from fedkd.base.store import alone
 from fedkd.data.source import Progress
-from fedkd.errors import UserError
-from fedkd.store import alone
 
 TIMEOUT = 10.0
 """Seconds without an answer after which a server is given up."""

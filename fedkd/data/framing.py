@@ -11,9 +11,9 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.data.source import Source
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
 
 SCHEMA = 2
 """Raise when images are framed in another way: those that were prepared before are then left alone."""

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedkd.base.errors import UserError
+from fedkd.base.files import located
 from fedkd.data.cache import cache_root
 from fedkd.data.published import mirror
-from fedkd.errors import UserError
-from fedkd.files import located
 
 TIMEOUT = 10.0
 """Seconds without an answer after which the hub is taken for out of reach."""

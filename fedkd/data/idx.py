@@ -12,9 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkd.base.errors import UserError
 from fedkd.data.archive import archive_files
 from fedkd.data.source import Progress
-from fedkd.errors import UserError
 
 UNSIGNED_BYTE = 8
 """The code of uint8 among the types of the format."""

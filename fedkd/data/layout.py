@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
 
 LAYOUT = "images belong into class folders, CLASS/IMAGE, or into train/CLASS/IMAGE and test/CLASS/IMAGE"
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
 
 MEMORY = 2**20
 """Largest number of a memo: the reader makes room for all below it, so a huge one would fill the memory."""

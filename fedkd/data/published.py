@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedkd.base.errors import UserError
 from fedkd.data.cache import cache_root
 from fedkd.data.download import UnreachableError, download
 from fedkd.data.source import Prepared, Progress, Source
 from fedkd.data.stamps import file_stamp, folder_stamp
-from fedkd.errors import UserError
 
 Piece = tuple[str, ...]
 """Where one part of a data set may lie below a folder: the first of these paths that exists is read."""

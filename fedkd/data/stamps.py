@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedkd.errors import UserError
-from fedkd.files import located
+from fedkd.base.errors import UserError
+from fedkd.base.files import located
 
 __all__ = ["below", "file_stamp", "folder_stamp", "located"]
 

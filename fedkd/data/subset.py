@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedkd.base.errors import UserError
 from fedkd.data.dataset import Dataset
-from fedkd.errors import UserError
 
 SEED = 2025
 

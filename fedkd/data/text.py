@@ -12,10 +12,10 @@ import numpy as np
 from annotated_types import Gt, Interval
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.data.source import Prepared, Progress, Source
 from fedkd.data.tokens import BYTES, Tokens, learnt
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True)

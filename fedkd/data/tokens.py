@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
 
 Tokens = NDArray[np.int64]
 BYTES = 256

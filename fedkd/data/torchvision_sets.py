@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkd.base.errors import UserError
 from fedkd.data.source import Prepared, class_labels
-from fedkd.errors import UserError
 
 Images = NDArray[np.uint8]
 Labels = NDArray[Any]

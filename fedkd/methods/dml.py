@@ -8,20 +8,21 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedkd import ensemble
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge, Wire, to_wire
-from fedkd.losses import cross_entropy, kl
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
+from fedkd.base.streams import stream
+from fedkd.distillation.selection import Ranked
+from fedkd.distillation.teachers import Teachers, peers_in
+from fedkd.knowledge.knowledge import Knowledge, Wire, to_wire
 from fedkd.method import Method, Refresh
-from fedkd.node import Data, Node, rows_of
-from fedkd.selection import Ranked
-from fedkd.spec import STRICT
-from fedkd.streams import stream
-from fedkd.teachers import Teachers, peers_in
-from fedkd.train import Batch
+from fedkd.node.node import Node
+from fedkd.tensors import ensemble
+from fedkd.tensors.losses import cross_entropy, kl
+from fedkd.tensors.samples import Data, rows_of
+from fedkd.training.batch import Batch
 
 if TYPE_CHECKING:
-    from fedkd.federation import Federation
+    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

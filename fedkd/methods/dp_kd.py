@@ -8,22 +8,23 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedkd.ensemble import confidence, most_confident
-from fedkd.errors import UserError
-from fedkd.evaluate import accuracy
-from fedkd.knowledge import Knowledge, Wire, over_the_wire
-from fedkd.losses import Temperature, kl
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
+from fedkd.distillation.selection import Ranked
+from fedkd.distillation.teachers import Teachers, choose
+from fedkd.knowledge.knowledge import Knowledge, Wire, over_the_wire
+from fedkd.knowledge.weights import average, bundled
 from fedkd.method import Method
-from fedkd.node import Node
-from fedkd.selection import Ranked
-from fedkd.spec import STRICT
-from fedkd.teachers import Teachers, choose
-from fedkd.ties import mean_share
-from fedkd.train import Batch, Labels, Target, fit
-from fedkd.weights import average, bundled
+from fedkd.node.node import Node
+from fedkd.tensors.ensemble import confidence, most_confident
+from fedkd.tensors.evaluate import accuracy
+from fedkd.tensors.losses import Temperature, kl
+from fedkd.tensors.ties import mean_share
+from fedkd.training.batch import Batch, Labels, Target
+from fedkd.training.fit import fit
 
 if TYPE_CHECKING:
-    from fedkd.federation import Federation
+    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from fedkd import weights
-from fedkd.knowledge import Knowledge
+from fedkd.base.catalogue import STRICT
+from fedkd.knowledge import weights
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import Method, Refresh
 from fedkd.models import restored_model
-from fedkd.node import Node
-from fedkd.spec import STRICT
+from fedkd.node.node import Node
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,15 +7,16 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from fedkd.knowledge import Knowledge
+from fedkd.base.catalogue import STRICT
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.weights import average, packed, unpacked
 from fedkd.method import Method, Refresh
 from fedkd.models import restored_model
-from fedkd.node import Node
-from fedkd.spec import STRICT
-from fedkd.weights import average, check_alike, packed, unpacked
+from fedkd.node.node import Node
+from fedkd.settings.alike import check_alike
 
 if TYPE_CHECKING:
-    from fedkd.federation import Federation
+    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,15 +7,17 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedkd.knowledge import Knowledge
+from fedkd.base.catalogue import STRICT
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.weights import unpacked
 from fedkd.methods.fedavg import FedAvg
-from fedkd.node import Node
-from fedkd.spec import STRICT
-from fedkd.train import Batch, fit
-from fedkd.weights import check_alike, unpacked
+from fedkd.node.node import Node
+from fedkd.settings.alike import check_alike
+from fedkd.training.batch import Batch
+from fedkd.training.fit import fit
 
 if TYPE_CHECKING:
-    from fedkd.federation import Federation
+    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

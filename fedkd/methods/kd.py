@@ -8,15 +8,15 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedkd import ensemble
-from fedkd.knowledge import WIRE_TYPES, Knowledge, Wire, over_the_wire
-from fedkd.losses import OBJECTIVES, Temperature
+from fedkd.base.catalogue import STRICT
+from fedkd.distillation.revision import revised_by_mse
+from fedkd.distillation.teachers import Teachers, class_teacher_in
+from fedkd.knowledge.knowledge import WIRE_TYPES, Knowledge, Wire, over_the_wire
 from fedkd.method import Method
-from fedkd.node import Node
-from fedkd.revision import revised_by_mse
-from fedkd.spec import STRICT
-from fedkd.teachers import Teachers, class_teacher_in
-from fedkd.train import Batch, Labels, Target
+from fedkd.node.node import Node
+from fedkd.tensors import ensemble
+from fedkd.tensors.losses import OBJECTIVES, Temperature
+from fedkd.training.batch import Batch, Labels, Target
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,10 +7,10 @@ from annotated_types import Interval
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedkd.losses import Temperature, cross_entropy, kl
+from fedkd.base.catalogue import STRICT
 from fedkd.method import Method, Refresh
-from fedkd.spec import STRICT
-from fedkd.train import Batch
+from fedkd.tensors.losses import Temperature, cross_entropy, kl
+from fedkd.training.batch import Batch
 
 
 @dataclass(frozen=True, config=STRICT)

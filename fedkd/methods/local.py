@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
 from fedkd.method import Method, Refresh
-from fedkd.spec import STRICT
-from fedkd.train import Labels
+from fedkd.training.batch import Labels
 
 
 @dataclass(frozen=True, config=STRICT)

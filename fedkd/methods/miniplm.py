@@ -11,21 +11,23 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedkd import difference, refinement, samplers, top_k
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge
-from fedkd.losses import kl
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
+from fedkd.difference_sampling import difference, refinement, samplers
+from fedkd.difference_sampling.samplers import OWN, SOFT, Score
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.weights import packed, unpacked
 from fedkd.method import METHODS, Method, Refresh
 from fedkd.methods.local import Local
 from fedkd.models import ARCHITECTURES, Model, restored_model
-from fedkd.node import Node
-from fedkd.samplers import OWN, SOFT, Score
-from fedkd.spec import STRICT
-from fedkd.train import Batch, Target, fit
-from fedkd.weights import packed, unpacked
+from fedkd.node.node import Node
+from fedkd.tensors import top_k
+from fedkd.tensors.losses import kl
+from fedkd.training.batch import Batch, Target
+from fedkd.training.fit import fit
 
 if TYPE_CHECKING:
-    from fedkd.federation import Federation
+    from fedkd.settings.federation import Federation
 
 THEN = "then/"
 """Prefix of what belongs to the method of the rounds."""

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
 from fedkd.methods.local import Local
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,19 +9,19 @@ from annotated_types import Ge, Gt, Interval
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedkd import autoencoder
-from fedkd.class_teacher import SOFT_LABELS, ClassTeacher, book
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge
-from fedkd.losses import Temperature, cross_entropy, kl
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
+from fedkd.distillation import autoencoder
+from fedkd.distillation.class_teacher import SOFT_LABELS, ClassTeacher, book
+from fedkd.distillation.similarity import pair_counts, pair_sums
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import Method
-from fedkd.node import Node
-from fedkd.similarity import pair_counts, pair_sums
-from fedkd.spec import STRICT
-from fedkd.train import Batch
+from fedkd.node.node import Node
+from fedkd.tensors.losses import Temperature, cross_entropy, kl
+from fedkd.training.batch import Batch
 
 if TYPE_CHECKING:
-    from fedkd.federation import Federation
+    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

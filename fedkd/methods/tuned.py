@@ -6,7 +6,7 @@ from annotated_types import Ge, Gt
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from fedkd.spec import STRICT
+from fedkd.base.catalogue import STRICT
 from fedkd.tuning.grid import Grid
 from fedkd.tuning.sampling import Sampler
 from fedkd.tuning.scores import Select

@@ -6,9 +6,10 @@ from typing import Annotated
 from annotated_types import Gt, Interval, MinLen
 from pydantic.dataclasses import dataclass
 
-from fedkd.knowledge import Wire
-from fedkd.losses import Temperature
-from fedkd.spec import STRICT, Spec
+from fedkd.base.catalogue import STRICT
+from fedkd.base.spec import Spec
+from fedkd.knowledge.knowledge import Wire
+from fedkd.tensors.losses import Temperature
 from fedkd.tuning.grid import Grid
 from fedkd.tuning.search import Search
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
 from fedkd.models.blocks.tensors import check_fit, unprefixed
 
 Shape = tuple[int, ...]

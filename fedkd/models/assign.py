@@ -10,14 +10,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedkd.draws import Sources, seeded
-from fedkd.errors import UserError
-from fedkd.files import file_cache
+from fedkd.base.catalogue import Catalogue
+from fedkd.base.errors import UserError
+from fedkd.base.files import file_cache
+from fedkd.base.own_code import load_file
+from fedkd.base.spec import parse, terms
+from fedkd.base.streams import seed_of
 from fedkd.models.architecture import Architecture, Model, Shape, check_kind
 from fedkd.models.own import OwnModel, own_network
-from fedkd.own_code import load_file
-from fedkd.spec import Catalogue, parse, terms
-from fedkd.streams import seed_of
+from fedkd.tensors.draws import Sources, seeded
 
 
 class Architectures(Catalogue[Architecture]):

@@ -10,14 +10,15 @@ from pydantic.dataclasses import dataclass
 from safetensors.torch import save
 from torch import Tensor
 
-from fedkd.errors import UserError
-from fedkd.files import candidates
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
+from fedkd.base.files import candidates
+from fedkd.base.spec import parse
+from fedkd.base.store import write_whole
 from fedkd.models.architecture import Architecture, Kind, Model, Shape
 from fedkd.models.assign import ARCHITECTURES
 from fedkd.models.blocks.description import Description, described_data, read_description
 from fedkd.models.blocks.tensors import CLIENT, client_file, read_weights
-from fedkd.spec import STRICT, parse
-from fedkd.store import write_whole
 
 
 def save_checkpoint(path: Path, model_spec: str, model: Model, shape: Shape, classes: int) -> None:

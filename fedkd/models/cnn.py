@@ -6,9 +6,9 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from fedkd.errors import UserError
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.models.architecture import Architecture, Model, Shape
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from fedkd.base.catalogue import STRICT
 from fedkd.models.architecture import Architecture, Model, Shape
 from fedkd.models.blocks.norm import at_least
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

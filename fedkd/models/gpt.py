@@ -9,9 +9,9 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedkd.errors import UserError
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.models.architecture import Architecture, Kind, LanguageModel, Model, Shape
-from fedkd.spec import STRICT
 
 
 class Attention(nn.Module):

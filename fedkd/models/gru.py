@@ -6,8 +6,8 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from fedkd.base.catalogue import STRICT
 from fedkd.models.architecture import Architecture, Kind, LanguageModel, Model, Shape
-from fedkd.spec import STRICT
 
 
 class Recurrent(nn.Module):

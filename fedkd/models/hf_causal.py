@@ -8,11 +8,11 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fedkd.errors import UserError
-from fedkd.files import located
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
+from fedkd.base.files import located
 from fedkd.models.architecture import Architecture, Kind, LanguageModel, Model, Shape
 from fedkd.models.blocks.tensors import check_fit, read_weights
-from fedkd.spec import STRICT
 
 
 class Headless(nn.Module):

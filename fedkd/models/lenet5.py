@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from fedkd.errors import UserError
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.models.architecture import Architecture, Model, Shape
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

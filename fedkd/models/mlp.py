@@ -7,8 +7,8 @@ from annotated_types import Gt, MinLen
 from pydantic.dataclasses import dataclass
 from torch import nn
 
+from fedkd.base.catalogue import STRICT
 from fedkd.models.architecture import Architecture, Model, Shape
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

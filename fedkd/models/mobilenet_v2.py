@@ -6,9 +6,9 @@ from annotated_types import Gt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from fedkd.base.catalogue import STRICT
 from fedkd.models.architecture import Architecture, Model, Shape
 from fedkd.models.blocks.norm import Norm, at_least, conv_norm, convolutional, pooled
-from fedkd.spec import STRICT
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and first stride of each stage, as in the paper but for the second's stride of 2."""

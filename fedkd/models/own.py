@@ -16,14 +16,15 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from fedkd.errors import UserError, blamed, nearest
-from fedkd.files import located
+from fedkd.base.catalogue import STRICT, made
+from fedkd.base.errors import UserError, blamed, nearest
+from fedkd.base.files import located
+from fedkd.base.spec import Spec
 from fedkd.models.architecture import Architecture, Kind, Model, Shape
 from fedkd.models.blocks.inspection import Seen, inspected, probe
 from fedkd.models.blocks.norm import BatchModel
 from fedkd.models.blocks.signature import ALWAYS, CLASSES, REQUIRED, check_given, parameters, passed
 from fedkd.models.blocks.tensors import check_fit, client_file, read_weights, unprefixed
-from fedkd.spec import STRICT, Spec, made
 
 
 @checked_dataclass(frozen=True, config=STRICT)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
 from fedkd.models.architecture import Architecture, Model, Shape
 from fedkd.models.blocks.norm import Norm
 from fedkd.models.blocks.resnet import small_resnet
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

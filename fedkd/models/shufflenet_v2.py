@@ -7,9 +7,9 @@ from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from fedkd.base.catalogue import STRICT
 from fedkd.models.architecture import Architecture, Model, Shape
 from fedkd.models.blocks.norm import Norm, at_least, conv_norm, convolutional, pooled
-from fedkd.spec import STRICT
 
 WIDTHS = {
     0.5: (48, 96, 192, 1024),

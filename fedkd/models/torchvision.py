@@ -9,13 +9,13 @@ from annotated_types import Ge
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedkd.errors import UserError
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.models.architecture import Architecture, Model, Shape
 from fedkd.models.blocks.classifier import Headless, fitting_side, headless, published_weights, renamed
 from fedkd.models.blocks.hub import published_file
 from fedkd.models.blocks.norm import BatchModel
 from fedkd.models.blocks.tensors import read_weights, unprefixed
-from fedkd.spec import STRICT
 
 
 class Adapted(BatchModel):

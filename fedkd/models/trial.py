@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedkd.draws import Sources, seeded
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
+from fedkd.base.spec import parse
+from fedkd.base.streams import stream
 from fedkd.models.architecture import Model, Shape
 from fedkd.models.assign import build_model, restored_model
-from fedkd.spec import parse
-from fedkd.streams import stream
+from fedkd.tensors.draws import Sources, seeded
 
 _EVERYTHING = Sources(torch=True, others=True)
 

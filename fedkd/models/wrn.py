@@ -8,9 +8,9 @@ from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from fedkd.base.catalogue import STRICT
 from fedkd.models.architecture import Architecture, Model, Shape
 from fedkd.models.blocks.norm import Norm, at_least, conv_norm, convolutional, normalised, pooled
-from fedkd.spec import STRICT
 
 
 def _three_stages(depth: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedkd.knowledge import Knowledge
+from fedkd.knowledge.knowledge import Knowledge
 
 OWN = "tuning/"
 """Prefix of what the search itself says, beside the methods' bags."""

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from fedkd.errors import UserError, nearest
-from fedkd.files import file_cache
+from fedkd.base.catalogue import parameters
+from fedkd.base.errors import UserError, nearest
+from fedkd.base.files import file_cache
+from fedkd.base.spec import Spec, parse
 from fedkd.method import METHODS, Method
-from fedkd.node import Training
-from fedkd.spec import Spec, parameters, parse
+from fedkd.settings.training import Training
 from fedkd.tuning.grid import Grid, Point
 
 OPTIMISATION = ("lr", "momentum", "weight_decay")

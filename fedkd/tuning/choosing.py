@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedkd.knowledge import Knowledge
-from fedkd.node import Node
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.node.node import Node
 from fedkd.tuning.bags import OWN, bag, pack, shares, under
 from fedkd.tuning.sampling import given_up, propose
 from fedkd.tuning.scores import best, direction, ranked, value

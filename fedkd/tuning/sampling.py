@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
-from fedkd.streams import seed_of
+from fedkd.base.streams import seed_of
 from fedkd.tuning.grid import Grid, Point, Range, Values
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedkd.evaluate import accuracy, mean_loss
-from fedkd.node import Node
-from fedkd.ties import standing
+from fedkd.node.node import Node
+from fedkd.tensors.evaluate import accuracy, mean_loss
+from fedkd.tensors.ties import standing
 from fedkd.tuning.sampling import Direction
 
 Select = Literal["val_accuracy", "val_loss"]

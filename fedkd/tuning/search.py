@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from fedkd.errors import UserError
-from fedkd.knowledge import Knowledge, Wire
+from fedkd.base.errors import UserError
+from fedkd.knowledge.knowledge import Knowledge, Wire
 from fedkd.method import METHODS, Method, Refresh
-from fedkd.node import Node, Training
+from fedkd.node.node import Node
+from fedkd.settings.training import Training
 from fedkd.tuning.cells import Cell, cell, check_names
 from fedkd.tuning.choosing import begin, go_on, merge_chosen
 from fedkd.tuning.grid import Grid, Point
@@ -22,7 +23,7 @@ from fedkd.tuning.trying import found, learn_chosen, reported, start_report, try
 from fedkd.tuning.views import CHOSEN, POINTS, as_if_untuned, set_up
 
 if TYPE_CHECKING:
-    from fedkd.federation import Federation
+    from fedkd.settings.federation import Federation
 
 Per = Literal["federation", "client"]
 Pruner = Literal["none", "halving"]

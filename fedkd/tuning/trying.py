@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedkd.errors import DivergedError
-from fedkd.finite import not_finite
-from fedkd.knowledge import Knowledge
-from fedkd.node import Node
+from fedkd.base.errors import DivergedError
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.node.node import Node
+from fedkd.node.received import predicted
+from fedkd.training.finite import not_finite
 from fedkd.tuning.bags import OWN, bag, bags_of, pack, shares, under
 from fedkd.tuning.cells import Cell
 from fedkd.tuning.scores import sendable, validated
 from fedkd.tuning.views import CHOSEN, POINTS, as_if_untuned, keep_states, settle, state_of, view
-from fedkd.weights import predicted
 
 if TYPE_CHECKING:
     from fedkd.tuning.search import Search

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fedkd.models import Model
-from fedkd.node import Node, Training
+from fedkd.node.node import Node
+from fedkd.settings.training import Training
 from fedkd.tuning.bags import OWN, bag, pack, shares, under
 from fedkd.tuning.cells import Cell
 

@@ -50,7 +50,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from fedkd.models.architecture import Architecture, Model
-from fedkd.spec import STRICT
+from fedkd import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedkd.base.catalogue import Catalogue
+from fedkd.base.errors import UserError, nearest
+from fedkd.base.spec import parse
 from fedkd.data.source import Source
-from fedkd.errors import UserError, nearest
-from fedkd.spec import Catalogue, parse
 
 SOURCES: Catalogue[Source] = Catalogue("data source", __name__, Source)  # type: ignore[type-abstract]
 

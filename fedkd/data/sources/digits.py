@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
 from fedkd.data.border import seeded_test
 from fedkd.data.source import Prepared, Progress, Source
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

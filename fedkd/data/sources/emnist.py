@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
 from fedkd.data.idx_sets import IdxSet
 from fedkd.data.published import Piece, Remote
 from fedkd.data.torchvision_sets import Labels, torchvision_class
-from fedkd.spec import STRICT
 
 ARCHIVE = "EMNIST/raw/gzip.zip"
 UNLIKE_THEIR_CAPITALS = "abdefghnqrt"

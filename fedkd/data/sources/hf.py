@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.data.border import seeded_test
 from fedkd.data.decoding import decode
 from fedkd.data.framing import Framed
 from fedkd.data.hub import local_folder, splits
 from fedkd.data.source import Prepared, Progress, class_labels
 from fedkd.data.stamps import folder_stamp
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
 
 LONGEST = 100
 """Characters of the longest text in a column that is kept: names of groups are short, and all take as much."""

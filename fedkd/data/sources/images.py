@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
 from fedkd.data.archive import archive_files
 from fedkd.data.border import seeded_test
 from fedkd.data.decoding import SUFFIXES, decode
@@ -13,7 +14,6 @@ from fedkd.data.framing import Framed
 from fedkd.data.layout import arrange
 from fedkd.data.source import Prepared, Progress
 from fedkd.data.stamps import below, file_stamp, folder_stamp, located
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
 from fedkd.data.idx_sets import IdxSet
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

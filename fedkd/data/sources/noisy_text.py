@@ -10,10 +10,10 @@ from annotated_types import Ge, Interval
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.data.source import Prepared, Progress, Source
 from fedkd.data.sources import source
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
 
 KINDS = ("", "shuffled", "boilerplate")
 """What the column `noise` says: a chunk as it was, its own tokens shuffled, or the one chunk that is everywhere."""

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.data.border import seeded_test
 from fedkd.data.source import Prepared, Progress, Source, class_labels
 from fedkd.data.stamps import file_stamp, located
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
 
 BORDER = "is_test"
 

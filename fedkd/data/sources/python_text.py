@@ -7,10 +7,10 @@ import platform
 
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.data.source import Progress
 from fedkd.data.text import Document, TextSource
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
 
 MODULES = ("argparse", "ast", "calendar", "configparser", "csv", "difflib", "doctest", "fractions", "ftplib")
 """Modules whose source is read: together as long as the reference, and each a single file in every version."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.data.published import Piece, Published, Remote
 from fedkd.data.source import Prepared, Progress
 from fedkd.data.torchvision_sets import Images, Labels, joined, torchvision_class
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
 from fedkd.data.border import seeded_test
 from fedkd.data.source import Prepared, Progress, Source
-from fedkd.spec import STRICT
 
 MIDDLE = 127.5
 ROOM = 5.0

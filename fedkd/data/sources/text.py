@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.data.source import Progress
 from fedkd.data.stamps import below, file_stamp, folder_stamp, located
 from fedkd.data.text import Document, TextSource, checked_text
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
 
 SUFFIXES = frozenset(
     {".txt", ".md", ".rst", ".tex", ".html", ".csv", ".json", ".py", ".c", ".h", ".cpp", ".rs", ".go", ".java", ".js"}

@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
 from fedkd.data.archive import archive_files
 from fedkd.data.decoding import decode
 from fedkd.data.framing import Framing
 from fedkd.data.published import Piece, Published, Remote
 from fedkd.data.source import Prepared, Progress
-from fedkd.errors import UserError
-from fedkd.spec import STRICT
 
 FOLDER = "tiny-imagenet-200"
 MD5 = "90528d7ca1a48142e341f4ef8d21d0de"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fedkd.errors import UserError, nearest
+from fedkd.base.errors import UserError, nearest
 from fedkd.models.architecture import Model
 from fedkd.models.blocks.tensors import check_fit
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from fedkd.errors import UserError
-from fedkd.files import located
+from fedkd.base.errors import UserError
+from fedkd.base.files import located
 from fedkd.models.architecture import Shape
 from fedkd.models.blocks.tensors import is_pickled
 

@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+from fedkd.base.errors import UserError
+from fedkd.base.store import alone
 from fedkd.data import cache_root
 from fedkd.data.published import mirror
-from fedkd.errors import UserError
-from fedkd.store import alone
 
 TIMEOUT = 10.0
 """Seconds without an answer after which the server is given up."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedkd.errors import UserError, nearest
+from fedkd.base.errors import UserError, nearest
+from fedkd.base.streams import stream
 from fedkd.models.architecture import Shape
-from fedkd.streams import stream
 
 SAMPLES = 2
 """As few as batch normalisation can be trained with."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fedkd.errors import UserError
+from fedkd.base.errors import UserError
 from fedkd.models.architecture import Model, Shape
 
 Norm = Literal["group", "batch"]

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedkd.errors import UserError, nearest
+from fedkd.base.errors import UserError, nearest
 from fedkd.models.architecture import Shape
 
 CLASSES = "the number of classes, or of tokens"

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedkd.errors import UserError
-from fedkd.files import located
+from fedkd.base.errors import UserError
+from fedkd.base.files import located
 
 STATES = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts save a state dict beside other things."""

@@ -1,0 +1,95 @@
+"""Python files of the user's own, imported by their path."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+from fedkd.base.errors import DivergedError, FederationError, UserError, blamed
+from fedkd.base.files import code_hash, located, python_files
+
+_PREFIX = "_fedkd_own_"
+_LOADING = threading.RLock()
+
+
+def load_file(file: str, noun: str) -> ModuleType:
+    """Import a user's own file. This runs the file: it is code that its user names, like a script.
+
+    It may import what lies beside it. Where it, or what it imports from there, has changed since it was last imported
+    in this process, all of it is imported again.
+
+    Raises:
+        UserError: there is no such file, or it cannot be imported.
+    """
+    path = located(file).resolve()
+    if not path.is_file():
+        raise UserError(f"{noun} file {file!r} does not exist (looked for {path})")
+    try:
+        version = code_hash(path)[:16]
+    except UserError as error:
+        raise UserError(f"{noun} file {file!r} cannot be loaded: {error}") from error
+    stem = f"{_PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:16]}_"
+    name = f"{stem}{version}_{path.stem}"
+    with _LOADING:
+        if name not in sys.modules:
+            if any(known.startswith(stem) for known in sys.modules):
+                _forget(path)
+            sys.modules[name] = _imported(path, name, file, noun)
+        return sys.modules[name]
+
+
+def _imported(path: Path, name: str, file: str, noun: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        # At the end: a file beside the user's own must not hide a package that fedkd imports.
+        sys.path.append(str(path.parent))
+    sys.modules[name] = module  # dataclasses look their own module up while it is being run
+    run: Callable[[ModuleType], None] = spec.loader.exec_module
+    try:
+        run(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        why = blamed(error, *python_files(path))
+        raise UserError(f"{noun} file {file!r} cannot be loaded: {why}") from error
+    return module
+
+
+def own_files() -> list[Path]:
+    """The user's own files that are loaded in this process, with what they import from beside them."""
+    loaded = [module.__file__ for name, module in list(sys.modules.items()) if name.startswith(_PREFIX)]
+    return [each for file in loaded if file for each in python_files(Path(file))]
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether the user's own code was running when this was raised, and it is no message to the user already."""
+    if isinstance(error, UserError):
+        return False
+    frames = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+    return not frames.isdisjoint(own_files())
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: a message as it is, else what was raised, and where in the user's own code."""
+    if isinstance(error, (UserError, DivergedError, FederationError)):
+        return str(error)
+    return blamed(error, *own_files())
+
+
+def _forget(path: Path) -> None:
+    """Forget the modules that an earlier version of a file imported from beside it, so that they are read again."""
+    importlib.invalidate_caches()
+    beside = {str(each) for each in python_files(path)}
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if origin and not name.startswith(_PREFIX) and name != "__main__" and str(Path(origin).resolve()) in beside:
+            del sys.modules[name]

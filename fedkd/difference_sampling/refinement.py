@@ -1,0 +1,173 @@
+"""What teacher and reference do for a corpus: learn, score and write, each once and then taken from the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fedkd.base.errors import DivergedError, UserError
+from fedkd.base.spec import own_code
+from fedkd.base.store import alone, read_tensors, write_tensors
+from fedkd.base.streams import stream
+from fedkd.data import cache_root
+from fedkd.difference_sampling.difference import sample_losses
+from fedkd.models import Model, build_model
+from fedkd.models.architecture import Shape
+from fedkd.node.node import SERVER, Node
+from fedkd.settings.training import Optimisation, Training
+from fedkd.tensors import top_k
+from fedkd.tensors.losses import cross_entropy
+from fedkd.tensors.samples import Data, rows_a_sample, rows_of
+from fedkd.training.fit import fit
+
+SCHEMA = 1
+"""Raise when the same would come out otherwise: what is older is then left alone."""
+PIECE = 4096
+"""Rows of predictions that are there at once."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is in all."""
+
+
+def learnable(public: Data) -> Data:
+    """Public samples as training data: text is its own label, all but the first token of a chunk.
+
+    Raises:
+        UserError: they are images without labels.
+    """
+    if public.y is not None:
+        return public
+    if rows_a_sample(public.x) == 1:
+        raise UserError("teacher and reference learn from the transfer set, but these images have no labels")
+    return Data(public.x[:, :-1], public.x[:, 1:].flatten())
+
+
+def trained(
+    spec: str,
+    epochs: int,
+    public: Data,
+    shape: Shape,
+    classes: int,
+    *,
+    seed: int,
+    settings: Optimisation,
+    progress: Progress | None = None,
+) -> Model:
+    """A model of this spec after so many epochs on labelled samples, each epoch with a fresh state of the optimiser.
+
+    Raises:
+        UserError: there is no such model, it cannot take such samples, or its training diverged.
+    """
+    model = build_model(spec, shape, classes, seed, "init/public").to(public.x.device)
+    if not epochs:
+        return model
+
+    def train() -> dict[str, Tensor]:
+        chosen = Training(
+            **{name: value for name, value in asdict(settings).items() if name not in ("epochs", "steps")}
+        )
+        node = Node(SERVER, 1, seed, chosen, classes, data=public, device=public.x.device, models={"student": model})
+        steps = chosen.steps_a_round(len(public))
+        for epoch in range(epochs):
+            if progress:
+                progress(f"training {spec}", epoch, epochs)
+            try:
+                fit(node, lambda batch: cross_entropy(batch.labelled, batch.labels), steps=steps, first=epoch * steps)
+            except DivergedError as error:
+                raise UserError(
+                    f"{spec}: its training on public samples diverged in epoch {epoch + 1}; lower train.lr"
+                ) from error
+        return model.state_dict()
+
+    known = {name: value for name, value in sorted(asdict(settings).items()) if name not in ("epochs", "steps")}
+    parts = [
+        spec,
+        *map(str, sorted(own_code(spec).items())),
+        str(known),
+        str(epochs),
+        str(seed),
+        *_content(model),
+        public.x,
+        _labels(public),
+    ]
+    model.load_state_dict(_remembered("trained", parts, train))
+    return model
+
+
+def losses(model: Model, spec: str, data: Data, progress: Progress | None = None) -> Tensor:
+    """(n,) float32: the mean loss of each sample in nats a row, of a model of this spec: see `sample_losses`."""
+    told = partial(progress, f"scoring by {spec}") if progress else None
+    parts = [spec, *map(str, sorted(own_code(spec).items())), *_content(model), data.x, _labels(data)]
+    found = _remembered("losses", parts, lambda: {"losses": sample_losses(model, data, PIECE, told)})["losses"]
+    return found.to(data.x.device)
+
+
+def soft_labels(model: Model, x: Tensor, k: int) -> Tensor:
+    """(rows, bytes) uint8: what a model predicts at each row of (n, …) samples, in its top-k form (`fedkd.top_k`)."""
+    model.eval()
+    pieces = torch.split(x, max(1, PIECE // rows_a_sample(x)))
+    with torch.no_grad():
+        return torch.cat([top_k.pack(model(piece).flatten(0, -2), k) for piece in pieces])
+
+
+def written(model: Model, spec: str, first: Tensor, length: int, *names: int | str) -> Tensor:
+    """(n, length + 1) int64 text that a model of this spec writes after (n,) first tokens, drawn as it predicts, T = 1.
+
+    What is drawn depends on the model, the first tokens and `names` alone.
+    """
+
+    def write() -> dict[str, Tensor]:
+        model.eval()
+        rng = stream("written", *names)
+        chunks = []
+        for part in torch.split(first, max(1, PIECE // length)):
+            text = part[:, None]
+            for _ in range(length):
+                with torch.no_grad():
+                    chances = model(text)[:, -1].float().softmax(1)
+                text = torch.cat([text, torch.multinomial(chances.cpu(), 1, generator=rng).to(text.device)], 1)
+            chunks.append(text)
+        return {"written": torch.cat(chunks)}
+
+    parts = [spec, *map(str, sorted(own_code(spec).items())), *_content(model), first, str(length), repr(names)]
+    return _remembered("written", parts, write)["written"].to(first.device)
+
+
+def kept(data: Data, index: Tensor) -> Data:
+    """The samples at (k,) indices, with the labels of all their rows."""
+    return Data(data.x[index], rows_of(_labels(data), index, len(data)))
+
+
+def _labels(data: Data) -> Tensor:
+    assert data.y is not None
+    return data.y
+
+
+def _content(model: Model) -> list[Tensor | str]:
+    state = model.state_dict()
+    return [part for name in sorted(state) for part in (name, state[name])]
+
+
+def _remembered(kind: str, parts: Sequence[Tensor | str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `make` gives, or gave before for equal parts, from a checksummed file."""
+    digest = hashlib.sha256(repr([SCHEMA, torch.__version__, kind]).encode())
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(repr((part.dtype, part.shape)).encode())
+            digest.update(part.cpu().contiguous().numpy().data)
+        else:
+            digest.update(repr(part).encode())
+    path = cache_root() / "refined" / f"{digest.hexdigest()[:40]}.safetensors"
+    found = read_tensors(path)
+    if found is None:
+        with alone(path):
+            found = read_tensors(path)
+            if found is None:
+                found = {name: value.clone() for name, value in make().items()}
+                write_tensors(path, found)
+    return found

@@ -1,0 +1,75 @@
+"""Which samples are distilled, the rest learning from ground truth: what a selection promises.
+
+`selections/` holds each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import torch
+from annotated_types import Gt, Interval
+from torch import Tensor
+
+from fedkd.base.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from fedkd.node.node import Node
+    from fedkd.training.batch import Loss, Target
+
+Keep = Annotated[float, Interval(gt=0, le=1)]
+"""ρ, the share of samples that are distilled."""
+Every = Annotated[int, Gt(0)]
+"""Rounds between two selections."""
+
+
+class Selection(ABC):
+    """Which samples are distilled: a frozen pydantic dataclass whose fields are its parameters."""
+
+    needs_labels: ClassVar[bool] = False
+    """whether it reads the labels of what is distilled"""
+    needs_validation: ClassVar[bool] = False
+    """whether it reads the client's own validation samples"""
+
+    @abstractmethod
+    def mask(self, client: Node, target: Target, loss: Loss) -> Tensor:
+        """(n,) bool: which samples of a client's target are distilled in this round. `loss` is the method's."""
+
+
+class Ranked(Selection):
+    """The share `keep` of samples with the highest scores, anew in every `every`th round."""
+
+    @property
+    @abstractmethod
+    def keep(self) -> float:
+        """Share of samples that are distilled."""
+
+    @property
+    def every(self) -> int:
+        """Rounds between two selections."""
+        return 1
+
+    @abstractmethod
+    def scores(self, client: Node, target: Target, loss: Loss) -> Tensor:
+        """(n,) scores; the highest are kept."""
+
+    def mask(self, client: Node, target: Target, loss: Loss) -> Tensor:
+        kept = client.state.get("selected")
+        if kept is None or (client.round - 1) % self.every == 0:
+            kept = highest(self.scores(client, target, loss), self.keep)
+            if self.every > 1:
+                client.state["selected"] = kept
+        return kept
+
+
+def highest(scores: Tensor, keep: float) -> Tensor:
+    """(n,) bool: the ⌊keep·n⌋ highest of (n,) scores, at least one; ties go to the first."""
+    kept = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    order = scores.argsort(descending=True, stable=True)
+    # Products such as 0.7·10 fall short of the whole number by their rounding.
+    kept[order[: max(1, int(keep * len(scores) + 1e-9))]] = True
+    return kept
+
+
+SELECTIONS: Catalogue[Selection] = Catalogue("selection", "fedkd.distillation.selections", Selection)  # type: ignore[type-abstract]

@@ -1,0 +1,129 @@
+"""What lies on one participant's disk: what a method may learn from, and what it is only judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fedkd.models.architecture import Shape
+from fedkd.settings.federation import Federation
+from fedkd.tensors.evaluate import accuracy, agreement, bits_per_byte, calibration_error, class_accuracies, mean_loss
+from fedkd.tensors.evaluate import right as which_right
+from fedkd.tensors.samples import Data, predicted, rows_a_sample
+
+Row = tuple[int, str, str, float]
+"""(client, split, metric, value)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Holdings:
+    """One participant's data. `judged` never goes to its `Node`."""
+
+    shape: Shape
+    classes: int
+    """what a model tells apart: classes, or the tokens of a vocabulary"""
+    data: Data | None
+    """private training samples; None at the server"""
+    val: Data | None
+    """validation samples; None where the participant holds none"""
+    transfer: Data | None
+    """transfer set as methods may see it: without labels unless the study gives them to all"""
+    judged: Mapping[str, Data] = field(default_factory=dict)
+    """labelled samples by split ("test", "val", "transfer"): read for reporting after learning, never by a method"""
+    token_bytes: Tensor | None = None
+    """(vocabulary,) int64, how many bytes of text each token stands for; None: the samples are images"""
+
+    def to(self, device: torch.device) -> Holdings:
+        """The same data on a device; itself where they are there already."""
+        if device.type == "cpu":
+            return self
+        data, val, transfer = (part and part.to(device) for part in (self.data, self.val, self.transfer))
+        judged = {split: part.to(device) for split, part in self.judged.items()}
+        token_bytes = None if self.token_bytes is None else self.token_bytes.to(device)
+        return Holdings(self.shape, self.classes, data, val, transfer, judged, token_bytes)
+
+    def judge(self, model: nn.Module, started_right: Tensor | None, detailed: bool = False) -> Judgement:
+        """Accuracy and loss of a model on every judged split, in one forward pass; calibration on the test split.
+
+        Of text, accuracy and loss are those of the next token, and bits per byte are told too. `started_right` is the
+        (rows,) bool mask of what was right on the test split at the start; with it, knowledge gained (wrong → right)
+        and lost (right → wrong) are shares of all its rows. `detailed` adds the accuracy on each class of the test
+        split; a vocabulary is too large for that.
+        """
+        splits = {name: data for name, data in self.judged.items() if len(data)}
+        if not splits:
+            return Judgement({}, None, torch.empty(0, dtype=torch.bool))
+        rows = [len(data) * rows_a_sample(data.x) for data in splits.values()]
+        parts = predicted(model, _chunks([data.x for data in splits.values()]), sum(rows))
+        logits = dict(zip(splits, torch.split(parts, rows), strict=True))
+        metrics: dict[tuple[str, str], float] = {}
+        for name, data in splits.items():
+            assert data.y is not None
+            metrics[name, "accuracy"] = accuracy(logits[name], data.y)
+            metrics[name, "loss"] = mean_loss(logits[name], data.y)
+            if self.token_bytes is not None:
+                metrics[name, "bits_per_byte"] = bits_per_byte(metrics[name, "loss"], data.y, self.token_bytes)
+        right = torch.empty(0, dtype=torch.bool)
+        if "test" in splits:
+            labels = splits["test"].y
+            assert labels is not None
+            right = which_right(logits["test"], labels)
+            before = right if started_right is None else started_right
+            metrics["test", "gained"] = float((right & ~before).double().mean())
+            metrics["test", "lost"] = float((before & ~right).double().mean())
+            metrics["test", "ece"] = calibration_error(logits["test"], labels)
+            if detailed and self.token_bytes is None:
+                each = class_accuracies(logits["test"], labels)
+                metrics |= {("test", f"accuracy/{label}"): value for label, value in each.items()}
+        # A copy: a view would keep the logits of all splits.
+        return Judgement(metrics, logits["transfer"].clone() if "transfer" in logits else None, right)
+
+    def judge_teacher(self, student: Tensor | None, teacher: Tensor) -> dict[tuple[str, str], float]:
+        """How good soft labels are on the transfer set, and how often a student agrees with them.
+
+        `student` (n, classes), after it has learnt from them; `teacher` (n, classes) or (teachers, n, classes), whose
+        mean counts. Nothing where the transfer set's labels are not known, or the soft labels are of other samples.
+        """
+        merged = teacher.float().mean(0) if teacher.dim() == 3 else teacher.float()
+        transfer = self.judged.get("transfer")
+        if transfer is None or transfer.y is None or len(merged) != len(transfer.y):
+            return {}
+        metrics = {
+            ("transfer", "teacher_accuracy"): accuracy(merged, transfer.y),
+            ("transfer", "teacher_loss"): mean_loss(merged, transfer.y),
+        }
+        return metrics | ({} if student is None else {("transfer", "agreement"): agreement(student, merged)})
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """How good a model is."""
+
+    metrics: dict[tuple[str, str], float]
+    """by (split, metric)"""
+    transfer_logits: Tensor | None
+    """(rows, classes) on the transfer set: the same forward pass serves the report"""
+    right: Tensor
+    """(rows,) which predictions on the test split are right"""
+
+
+def _chunks(parts: list[Tensor], rows: int = 4096) -> Iterator[Tensor]:
+    """The samples of all parts in order, as many as have `rows` rows of predictions at a time.
+
+    Small parts share a piece, large ones stay uncopied.
+    """
+    size = max(1, rows // rows_a_sample(parts[0]))
+    waiting: list[Tensor] = []
+    for piece in (piece for part in parts for piece in torch.split(part, size)):
+        if waiting and sum(map(len, waiting)) + len(piece) > size:
+            yield torch.cat(waiting) if len(waiting) > 1 else waiting[0]
+            waiting = []
+        waiting.append(piece)
+    yield torch.cat(waiting) if len(waiting) > 1 else waiting[0]
+
+
+Loader = Callable[[Federation, int], Holdings]
+"""Gives a participant its data: (federation, client id or SERVER) → holdings."""

@@ -1,0 +1,139 @@
+"""What a client or the server holds and may touch: no test data, by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedkd.base.streams import stream
+from fedkd.knowledge.knowledge import decode_predictions
+from fedkd.models.architecture import Model, Shape
+from fedkd.settings.training import Training
+from fedkd.tensors.samples import Data, predicted, rows_a_sample
+
+CPU = torch.device("cpu")
+SERVER = -1
+"""Id of the server among the nodes, and of the whole federation in results."""
+
+
+@dataclass(eq=False)
+class Node:
+    """One participant as a method sees it. Evaluation on test data happens beside it, never in it."""
+
+    id: int
+    """client id from 0, or SERVER"""
+    clients: int
+    """number of clients in the federation"""
+    seed: int
+    training: Training
+    classes: int
+    data: Data | None = None
+    """private training samples; None at the server"""
+    val: Data | None = None
+    """local validation samples"""
+    transfer: Data | None = None
+    """the public transfer set; its `y` is None unless the study labels it for every method"""
+    device: torch.device = CPU
+    """where models and samples live"""
+    students: tuple[int, ...] = ()
+    """ids of the clients that learn; empty: all"""
+    teachers: tuple[int, ...] = ()
+    """ids of the clients that may teach; empty: all"""
+    specs: tuple[str, ...] = ()
+    """spec string of each client's model"""
+    shape: Shape = (0, 0, 0)
+    """(channels, height, width) of an image, or (length,) of a chunk of text"""
+    round: int = 0
+    """0 is the start"""
+    exchange: int = 0
+    """messages since the start: counts a method's preparations too"""
+    models: dict[str, Model] = field(default_factory=dict)
+    """the node's networks; a client's own is "student" """
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """a method's own tensors; they survive from round to round"""
+    steps: int = 0
+    """optimiser steps taken in this exchange"""
+    samples: int = 0
+    """examples back-propagated in this exchange"""
+    records: dict[tuple[str, str], float] = field(default_factory=dict)
+    """further results of this exchange, by (split, metric)"""
+    _transfer_logits: Tensor | None = None
+
+    @property
+    def learners(self) -> tuple[int, ...]:
+        """Ids of the clients that learn, ascending."""
+        return self.students or tuple(range(self.clients))
+
+    @property
+    def tutors(self) -> tuple[int, ...]:
+        """Ids of the clients that may teach, ascending."""
+        return self.teachers or tuple(range(self.clients))
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """Ids of the other clients that may teach this one, ascending."""
+        return tuple(client for client in self.tutors if client != self.id)
+
+    @property
+    def student(self) -> Model:
+        """The client's own model."""
+        return self.models["student"]
+
+    @property
+    def exchanges_models(self) -> bool:
+        """Whether there is no transfer set: models travel, and students distil on their own samples."""
+        return self.transfer is None
+
+    @property
+    def distilled(self) -> Data:
+        """The samples that a student distils on: the transfer set, or its own where there is none."""
+        return self.private if self.transfer is None else self.transfer
+
+    @property
+    def private(self) -> Data:
+        """The client's training samples, with labels."""
+        assert self.data is not None, "the server holds no private data"
+        return self.data
+
+    @property
+    def public(self) -> Data:
+        """The transfer set."""
+        assert self.transfer is not None, "this federation has no transfer set"
+        return self.transfer
+
+    def rng(self, purpose: str, *further: int) -> torch.Generator:
+        """The random stream of this node for one purpose (and, say, one round)."""
+        return stream(self.seed, purpose, self.id, *further)
+
+    def record(self, metric: str, value: float, split: str = "") -> None:
+        """Report one number of this exchange in the results."""
+        self.records[split, metric] = float(value)
+
+    def predict(self, x: Tensor, model: Model | None = None, chunk: int = 4096) -> Tensor:
+        """(rows, classes) logits of the student, or another model, in evaluation mode, without gradients.
+
+        At most `chunk` rows are computed at once.
+        """
+        each = rows_a_sample(x)
+        return predicted(model or self.student, torch.split(x, max(1, chunk // each)), len(x) * each)
+
+    def transfer_logits(self) -> Tensor:
+        """(rows, classes) logits of the student on what is distilled, computed once between two trainings."""
+        if self._transfer_logits is None:
+            self._transfer_logits = self.predict(self.distilled.x)
+        return self._transfer_logits
+
+    def remember_transfer_logits(self, logits: Tensor | None) -> None:
+        """Keep logits that evaluation has just computed; None forgets them because the student has changed."""
+        self._transfer_logits = logits
+
+    def predictions(self, knowledge: Mapping[str, Tensor]) -> Tensor:
+        """(teachers, n, classes) logits that some knowledge stands for.
+
+        Raises:
+            KeyError: the knowledge holds no soft predictions.
+        """
+        return decode_predictions(knowledge["logits"], self.classes).to(self.device)

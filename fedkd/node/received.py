@@ -1,0 +1,27 @@
+"""What a client makes of the models that it was sent."""
+
+from __future__ import annotations
+
+import torch
+
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.weights import TEACHER, unpacked
+from fedkd.models import restored_model
+from fedkd.node.node import Node
+
+
+def predicted(client: Node, knowledge: Knowledge) -> Knowledge:
+    """Knowledge with the predictions of the models in it, (teachers, n, classes) on the client's own samples.
+
+    A model is needed for that once: what a client keeps are its predictions.
+    """
+    teachers = dict.fromkeys(int(name.split("/")[1]) for name in knowledge if name.startswith(TEACHER))
+    if not teachers:
+        return knowledge
+    x, predictions = client.private.x, []
+    for teacher in teachers:
+        state = {name: value.to(client.device) for name, value in unpacked(knowledge, f"{TEACHER}{teacher}/").items()}
+        model = restored_model(client.specs[teacher], client.shape, client.classes, state)
+        predictions.append(client.predict(x, model))
+    rest = {name: value for name, value in knowledge.items() if not name.startswith(TEACHER)}
+    return Knowledge(rest, logits=torch.stack(predictions))

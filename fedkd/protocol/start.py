@@ -1,0 +1,195 @@
+"""One common start made of all clients' models, before a method begins: the recipe key `start`.
+
+    best_client | average | kd(…) | dp_kd(…) | consolidate(method="kd(…)", order="sequential", rounds=1)
+
+Exchange 0 is the start as ever. Then come the hand-overs, in which one client at a time distils and passes the model
+on, and one exchange in which all clients take it up, report for the method, and begin. A consolidation takes rounds of
+its own, which come before the method's and are charged like them: one, or for a model that is handed along N clients
+N − 1; the exchange in which it is taken up is booked in the last of them. A method that begins with the average of the
+models anyway, such as fedavg, needs no consolidation to `average`: it takes no round, and is the method from
+"pretrained".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from annotated_types import Gt
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedkd.base.catalogue import STRICT
+from fedkd.base.errors import UserError
+from fedkd.base.spec import parse
+from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
+from fedkd.knowledge.weights import average, bundled, packed, unpacked
+from fedkd.method import METHODS
+from fedkd.models import Model, restored_model
+from fedkd.node.node import Node
+from fedkd.node.received import predicted
+from fedkd.settings.alike import check_alike
+from fedkd.tensors.evaluate import accuracy, mean_loss
+from fedkd.tensors.ties import standing
+
+if TYPE_CHECKING:
+    from fedkd.settings.federation import Federation
+
+PLAIN = ("pretrained", "random")
+"""Starts that consolidate nothing."""
+FORMS = 'it should be "pretrained", "random", "best_client", "average", or a method such as "kd(weight=0.5)"'
+
+
+@dataclass(frozen=True, config=STRICT)
+class Consolidate:
+    """How the models become one."""
+
+    method: str = ""
+    """spec string of a method with frozen teachers; empty: no distillation"""
+    order: Literal["parallel", "sequential"] = "parallel"
+    """parallel: the best client learns from all others at once; sequential: the best client's model is handed along
+    the others, from good to bad by validation, and learns from each"""
+    rounds: Annotated[int, Gt(0)] = 1
+    """rounds' worth of training in each hand-over"""
+    mean: bool = False
+    """without a method: the mean of all models instead of the best one"""
+
+    def handovers(self, clients: int) -> int:
+        """Exchanges in which a client distils."""
+        if not self.method:
+            return 0
+        return 1 if self.order == "parallel" else max(clients - 1, 1)
+
+    def check(self, federation: Federation, labelled: bool) -> None:
+        """Raise UserError where the clients' models cannot become one; `labelled`: the transfer set is."""
+        check_alike(f"start = {federation.start!r}", federation, force=not self.mean)
+        if self.method:
+            built = METHODS.build(self.method)
+            if built.refresh != "once" or built.preparations or built.teachers != "others":
+                raise UserError(
+                    f"start = {federation.start!r}: {self.method} does not teach with all other clients, frozen as "
+                    "they are; kd and dp_kd do"
+                )
+            built.check(replace(federation, method=self.method), labelled)
+        if federation.val == "common":
+            raise UserError(f'start = {federation.start!r} orders clients by validation; it needs val = "local"')
+        if federation.students or federation.teachers:
+            raise UserError(f"start = {federation.start!r} is of all clients; leave students and teachers out")
+
+    def report(self, client: Node) -> Knowledge:
+        """At the start: the client's model, how good it is on its own validation samples, and what it predicts."""
+        assert client.val is not None
+        assert client.val.y is not None
+        logits = client.predict(client.val.x)
+        scores = {"accuracy": accuracy(logits, client.val.y), "loss": mean_loss(logits, client.val.y)}
+        told: dict[str, Tensor] = {name: torch.tensor(value, dtype=torch.float64) for name, value in scores.items()}
+        if self.mean:
+            told["samples"] = torch.tensor(len(client.private))
+        if self.order == "parallel" and self.method and not client.exchanges_models:
+            told["logits"] = to_wire(client.transfer_logits(), METHODS.build(self.method).wire)
+        return Knowledge(told | packed(client.student))
+
+    def begin(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        """After the start: whom the server asks for what next; the model itself goes to `server.state`."""
+        ids = sorted(reports)
+        ranked = sorted(ids, key=lambda i: standing([float(reports[i]["accuracy"])], [float(reports[i]["loss"])]))
+        if self.mean:
+            shares = [float(reports[i]["samples"]) for i in ids]
+            return self._keep(server, average([unpacked(reports[i]) for i in ids], shares))
+        best, others = ranked[0], ranked[1:]
+        self._keep(server, unpacked(reports[best]))
+        if not self.method or not others:
+            return {}
+        if self.order == "parallel":
+            if server.exchanges_models:
+                return {best: bundled(reports, sorted(others))}
+            method = METHODS.build(self.method)
+            merged = method.gathered(server, collect({i: reports[i] for i in others}, server.classes))
+            return {best: Knowledge(logits=to_wire(merged, method.wire))}
+        server.state["order"] = torch.tensor(others)
+        return {others[0]: Knowledge(packed_state(server))}
+
+    def hand_over(self, client: Node, knowledge: Knowledge) -> Knowledge:
+        """Distil at a client that was asked to: `knowledge` is a model to teach, or what to learn from the others."""
+        own = client.student
+        method = METHODS.build(self.method)
+        if handed := unpacked(knowledge):
+            teacher = client.transfer_logits()
+            # As if it had travelled; where models do, their predictions are compared as they are.
+            read = teacher if client.exchanges_models else over_the_wire(teacher, method.wire)
+            knowledge = Knowledge(logits=read.unsqueeze(0))
+            client.models["student"] = restored_model(client.specs[client.id], client.shape, client.classes, handed)
+            client.student.to(client.device)
+            client.remember_transfer_logits(None)
+        else:
+            knowledge = predicted(client, knowledge)
+            client.models["student"] = self._copied(client, own)
+        state = dict(client.state)
+        method.setup(client)
+        for client.round in range(1, self.rounds + 1):
+            method.learn(client, knowledge)
+        taught = Knowledge(packed(client.student))
+        client.round = 0
+        client.state.clear()
+        client.state.update(state)
+        client.models["student"] = own
+        client.remember_transfer_logits(None)
+        return taught
+
+    def proceed(self, server: Node, handover: int, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        """After a hand-over (counted from 1): whom the server hands the model to next."""
+        for told in reports.values():
+            self._keep(server, unpacked(told))
+        order = server.state.get("order")
+        if order is None or handover >= len(order):
+            server.state.pop("order", None)
+            return {}
+        return {int(order[handover]): Knowledge(packed_state(server))}
+
+    def _keep(self, server: Node, model: Mapping[str, Tensor]) -> dict[int, Knowledge]:
+        server.state.update({f"start/{name}": value for name, value in model.items()})
+        return {}
+
+    def _copied(self, client: Node, model: Model) -> Model:
+        state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        return restored_model(client.specs[client.id], client.shape, client.classes, state)
+
+
+def packed_state(server: Node) -> dict[str, Tensor]:
+    """The consolidated model, under the names that a model travels by."""
+    start = {name.removeprefix("start/"): value for name, value in server.state.items() if name.startswith("start/")}
+    return {f"weight/{name}": value for name, value in start.items()}
+
+
+@lru_cache(maxsize=64)
+def consolidation(start: str) -> Consolidate | None:
+    """What the recipe key `start` asks for; None where nothing is consolidated.
+
+    Raises:
+        UserError: it is no start.
+    """
+    if start in PLAIN:
+        return None
+    if start == "best_client":
+        return Consolidate()
+    if start == "average":
+        return Consolidate(mean=True)
+    spec = parse(start)
+    if spec.name == "consolidate":
+        known = {"method", "order", "rounds"}
+        if set(spec.arguments) - known or "method" not in spec.arguments:
+            raise UserError(f'start = {start!r}: write consolidate(method="kd", order="sequential", rounds=1)')
+        try:
+            made = Consolidate(**spec.arguments)
+        except ValidationError as error:
+            raise UserError(f"start = {start!r}: {error.errors(include_url=False)[0]['msg'].lower()}") from error
+    elif spec.name in METHODS.names:
+        made = Consolidate(method=str(spec))
+    else:
+        raise UserError(f"start = {start!r} is unknown; {FORMS}")
+    METHODS.build(made.method)  # wrong parameters are told here
+    return made

@@ -1,0 +1,161 @@
+"""What a federation is: everything its numbers depend on, as plain values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import cached_property
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Interval
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from fedkd.base.catalogue import STRICT
+from fedkd.base.files import file_cache
+from fedkd.method import METHODS, Method
+from fedkd.models import ARCHITECTURES, assignment
+from fedkd.protocol.start import Consolidate, consolidation
+from fedkd.settings.training import Pretraining, Training
+
+
+@dataclass(frozen=True, config=STRICT)
+class Federation:
+    """One federation. Equal settings give equal numbers, on every engine.
+
+    `dataset`, `partition`, `transfer` and `val` describe the data to whoever loads them (`Loader`) and to the
+    reader of the results; nothing here interprets them.
+    """
+
+    method: str
+    """spec string of the method"""
+    models: str = "cnn"
+    """model of the clients; "cnn|mlp" gives them out in turn, "cnn*3|mlp" by weight, "0: resnet20 | cnn" by client"""
+    clients: Annotated[int, Ge(1)] = 10
+    """number of clients"""
+    students: tuple[Annotated[int, Ge(0)], ...] = ()
+    """ids of the clients that learn; empty: all. The others keep the model that they start with"""
+    teachers: tuple[Annotated[int, Ge(0)], ...] = ()
+    """ids of the clients that may teach; empty: all"""
+    rounds: Annotated[int, Ge(0)] = 10
+    """rounds after the start"""
+    seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
+    """seed of everything that is drawn: partition, initial weights, batches"""
+    dataset: str = "digits"
+    """data source"""
+    partition: str = "iid"
+    """how the training data are dealt to the clients"""
+    transfer: str = "public(fraction=0.2)"
+    """the transfer set"""
+    val: Literal["local", "common"] = "local"
+    """where validation samples come from: "local": 10 % of each client's own shard; "common": 10 % of the training
+    data, uniform, before they are dealt, on which only the server scores"""
+    init: Literal["common", "per_client"] = "common"
+    """initial weights before pre-training: shared by equal architectures, or each client's own"""
+    start: str = "pretrained"
+    """where the rounds begin: "pretrained", "random", or one model for all: "best_client", "average", a method spec"""
+    save: Literal["none", "last", "best"] = "none"
+    """which of each client's models is kept: none, the last, or the one of best validation accuracy"""
+    pretrain: Pretraining = Pretraining()
+    """the [pretrain] table"""
+    train: Training = Training()
+    """the [train] table"""
+
+    @cached_property
+    def built(self) -> Method:
+        """The method itself."""
+        return METHODS.build(self.method)
+
+    @cached_property
+    def learners(self) -> tuple[int, ...]:
+        """Ids of the clients that learn, ascending."""
+        return tuple(sorted(self.students)) or tuple(range(self.clients))
+
+    @cached_property
+    def tutors(self) -> tuple[int, ...]:
+        """Ids of the clients that may teach, ascending."""
+        return tuple(sorted(self.teachers)) or tuple(range(self.clients))
+
+    @cached_property
+    def client_models(self) -> tuple[str, ...]:
+        """Spec string of each client's model.
+
+        Raises:
+            UserError: `models` cannot be given out to so many clients.
+        """
+        return assignment(self.models, self.clients)
+
+    @cached_property
+    def bringers(self) -> tuple[int, ...]:
+        """Ids of the clients whose model brings weights of its own, ascending."""
+        specs = {spec: ARCHITECTURES.build(spec).brings_weights for spec in dict.fromkeys(self.client_models)}
+        return tuple(client for client, spec in enumerate(self.client_models) if specs[spec])
+
+    @cached_property
+    def consolidation(self) -> Consolidate | None:
+        """How the clients' models become one before the method begins; None where they do not, or the method does it.
+
+        Raises:
+            UserError: `start` is unknown.
+        """
+        # Where one model has everybody's data, there is nothing to make one model of; and a method that begins with
+        # the average would be given it a round late.
+        if self.built.pools:
+            return None
+        plan = consolidation(self.start)
+        return None if plan and plan.mean and self.built.begins_with_average else plan
+
+    @property
+    def handovers(self) -> int:
+        """Exchanges in which a client distils before the method begins."""
+        return self.consolidation.handovers(self.clients) if self.consolidation else 0
+
+    @property
+    def offset(self) -> int:
+        """Number of the exchange in which the method begins: 0, or the one in which all take up a common model."""
+        return self.handovers + 1 if self.consolidation else 0
+
+    @property
+    def start_rounds(self) -> int:
+        """Rounds that the consolidation takes."""
+        return max(self.handovers, 1) if self.consolidation else 0
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last round, the consolidation's included."""
+        return self.start_rounds + self.rounds
+
+    @property
+    def last_exchange(self) -> int:
+        """Number of the last exchange."""
+        return self.offset + self.built.preparations + self.rounds
+
+    def round_of(self, exchange: int) -> int:
+        """The round that an exchange is booked in."""
+        if exchange <= self.handovers:
+            return exchange
+        method_round = max(0, exchange - self.offset - self.built.preparations)
+        return self.start_rounds + method_round
+
+    def to_json(self) -> str:
+        """All settings as one JSON object."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
+        # A federation sends it with every message.
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Federation:
+        """Inverse of `to_json`, checked like any other input."""
+        return _parsed(text)
+
+
+_ADAPTER = TypeAdapter(Federation)
+
+
+@file_cache(maxsize=256)
+def _parsed(text: str) -> Federation:
+    # A client is sent the same settings with every message.
+    return _ADAPTER.validate_json(text)

@@ -1,0 +1,57 @@
+"""Samples in memory, and the rows of predictions that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Samples of one split, in memory."""
+
+    x: Tensor
+    """(n, channels, height, width) float32 in [0, 1], or (n, length) int64 tokens"""
+    y: Tensor | None
+    """(rows,) int64: what is right in each row of predictions, or None where no method may know it. An image has one
+    row, its class; a chunk of text has `length` rows, the token after each of its tokens"""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device) -> Data:
+        """The same samples on a device; itself where they are there already."""
+        return Data(self.x.to(device), None if self.y is None else self.y.to(device))
+
+
+def rows_a_sample(x: Tensor) -> int:
+    """How many rows of predictions a model gives for each sample in x: one for an image, one a token for text."""
+    return 1 if x.is_floating_point() else x.shape[1]
+
+
+def rows_of(values: Tensor, index: Tensor, samples: int) -> Tensor:
+    """The rows of the samples at (b,) `index`, sample by sample, out of the rows of all `samples`.
+
+    `values` are (samples·r, …), r rows a sample: logits, labels or weights; the result is (b·r, …).
+    """
+    if len(values) == samples:
+        return values[index]
+    return values.reshape(samples, -1, *values.shape[1:])[index].flatten(0, 1)
+
+
+def predicted(model: nn.Module, pieces: Iterable[Tensor], rows: int) -> Tensor:
+    """(rows, classes) logits of a model for samples in pieces, in evaluation mode, without gradients."""
+    model.eval()
+    logits, at = torch.empty(0), 0
+    for piece in pieces:
+        with torch.inference_mode():
+            part = model(piece).flatten(0, -2)
+        # Each piece is put where it belongs at once: those of a whole text, in a list first, would be there twice.
+        if not at:
+            logits = torch.empty(rows, part.shape[1], dtype=part.dtype, device=part.device)
+        logits[at : at + len(part)] = part
+        at += len(part)
+    return logits

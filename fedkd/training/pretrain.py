@@ -1,0 +1,162 @@
+"""Where a client starts: trained on its own shard, once for every study that asks for the same."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedkd.base.errors import DivergedError
+from fedkd.base.spec import own_code
+from fedkd.base.store import alone, read_tensors, write_tensors
+from fedkd.data import cache_root
+from fedkd.models import ARCHITECTURES, Model
+from fedkd.node.node import Node
+from fedkd.settings.training import Pretraining
+from fedkd.tensors.evaluate import accuracy, mean_loss
+from fedkd.tensors.losses import cross_entropy
+from fedkd.tensors.samples import Data
+from fedkd.training.finite import check_weights
+from fedkd.training.fit import fit
+
+SCHEMA = 2
+"""Raise when the same settings would train to other weights: older ones are then left alone."""
+
+CAP = 300
+"""Epochs after which training ends even where the loss still falls."""
+FALL = 0.01
+"""Share by which the training loss must fall within the patience, or it has converged."""
+_SPENT = "spent"
+"""Where a kept start says what it took, beside its weights."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the training of a start took, whenever and wherever that was."""
+
+    epochs: int = 0
+    steps: int = 0
+    """optimiser steps"""
+    samples: int = 0
+    """examples back-propagated"""
+    seconds: float = 0.0
+    """of computing"""
+
+
+def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Spent:
+    """Train `model`, whose spec is `name`, on the client's private data, or take up what such training gave before.
+
+    The result is kept, with what it took, under a hash of everything that it depends on, data and initial weights
+    included, in a checksummed file: all federations that begin from one start report the same.
+
+    Raises:
+        DivergedError: the training loss or a weight is not finite; nothing is kept.
+    """
+    settings = settings.settled(ARCHITECTURES.build(name).brings_weights)
+    if settings.epochs == 0:
+        return Spent()
+    path = _place(client, model, name, settings)
+    kept = read_tensors(path)
+    if kept is None:
+        with alone(path):
+            kept = read_tensors(path)
+            if kept is None:
+                # A node of its own: what this training does must not show in the client's counters or random streams.
+                scratch = Node(client.id, client.clients, client.seed, client.training, client.classes, client.data)
+                scratch.device, scratch.models["student"] = client.device, model
+                began = time.perf_counter()
+                try:
+                    epochs = _train(scratch, client.val, settings)
+                    check_weights(model)
+                except DivergedError as error:
+                    raise DivergedError(f"in pre-training, {error}") from error
+                spent = [epochs, scratch.steps, scratch.samples, time.perf_counter() - began]
+                kept = {**model.state_dict(), _SPENT: torch.tensor(spent, dtype=torch.float64)}
+                write_tensors(path, kept)
+    epochs, steps, samples, seconds = kept.pop(_SPENT).tolist()
+    model.load_state_dict(kept)
+    return Spent(int(epochs), int(steps), int(samples), seconds)
+
+
+def _train(scratch: Node, val: Data | None, settings: Pretraining) -> int:
+    """Train the node's student; the epochs that it took, or those after which it was best."""
+    model = scratch.student
+    steps = math.ceil(len(scratch.private) / settings.batch_size)
+    patience = _Patience(settings)
+    best, best_epoch = copy.deepcopy(model.state_dict()), 0
+    for epoch in range(settings.epochs if isinstance(settings.epochs, int) else CAP):
+        training_loss = fit(
+            scratch,
+            lambda batch: cross_entropy(batch.labelled, batch.labels),
+            labels="private",
+            steps=steps,
+            first=epoch * steps,
+            optimisation=settings,
+            purpose="pretrain",
+        )
+        if _watches_validation(settings):
+            correct, validation_loss = _validated(scratch, val)
+            if settings.target and correct >= settings.target:
+                return epoch + 1
+        if settings.epochs == "converged" and patience.is_over(float(training_loss), FALL):
+            return epoch + 1
+        if settings.epochs == "early_stopping":
+            over = patience.is_over(validation_loss, 0.0)
+            if not patience.waited:
+                best, best_epoch = copy.deepcopy(model.state_dict()), epoch + 1
+            if over:
+                break
+    if settings.epochs == "early_stopping":
+        model.load_state_dict(best)
+        return best_epoch
+    return epoch + 1
+
+
+class _Patience:
+    """How long a loss has not fallen."""
+
+    def __init__(self, settings: Pretraining) -> None:
+        self.lowest, self.waited, self._patience = math.inf, 0, settings.patience
+
+    def is_over(self, loss: float, fall: float) -> bool:
+        """Take note of one epoch's loss; whether it has not fallen by the share `fall` for too long."""
+        fallen = loss < self.lowest * (1 - fall)
+        self.lowest, self.waited = (loss, 0) if fallen else (self.lowest, self.waited + 1)
+        return self.waited >= self._patience
+
+
+def _watches_validation(settings: Pretraining) -> bool:
+    return settings.epochs == "early_stopping" or settings.target > 0
+
+
+def _validated(scratch: Node, val: Data | None) -> tuple[float, float]:
+    """(accuracy, loss) on the client's own validation samples."""
+    assert val is not None
+    assert val.y is not None
+    logits = scratch.predict(val.x)
+    return accuracy(logits, val.y), mean_loss(logits, val.y)
+
+
+def _place(client: Node, model: Model, name: str, settings: Pretraining) -> Path:
+    data = client.private
+    assert data.y is not None
+    identity = [SCHEMA, torch.__version__, name, sorted(asdict(settings).items()), client.id, client.seed]
+    identity += sorted(own_code(name).items())  # equal weights train otherwise in another network
+    digest = hashlib.sha256(repr(identity).encode())
+    judging = (client.val.x, client.val.y) if _watches_validation(settings) and client.val else ()
+    for tensor in (data.x, data.y, *judging, *_flat(model.state_dict())):
+        assert tensor is not None
+        digest.update(repr((tensor.dtype, tensor.shape)).encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return cache_root() / "pretrained" / f"{digest.hexdigest()[:40]}.safetensors"
+
+
+def _flat(state: Mapping[str, Tensor]) -> list[Tensor]:
+    return [state[key] for key in sorted(state)]
