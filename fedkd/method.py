@@ -106,6 +106,16 @@ class Method:
         return False
 
     @property
+    def uses_absent(self) -> bool:
+        """Whether a client's last report still counts in rounds in which the client takes no part."""
+        return True
+
+    @property
+    def needs_everyone(self) -> str:
+        """Why all clients must take part in every round, as the end of a sentence; empty: they need not."""
+        return ""
+
+    @property
     def preparations(self) -> int:
         """Exchanges between the start and round 1, such as a search; charged to round 0."""
         return 1 if self.class_teacher else 0
@@ -164,7 +174,7 @@ class Method:
 
     def report(self, client: Node) -> Knowledge | None:
         """What a client uploads: its logits on the transfer set, or its model where there is none."""
-        if self.class_teacher and client.round == 0 and client.exchange == self.preparations:
+        if self.class_teacher and client.round == 0 and client.moment.since == self.preparations:
             return Knowledge(self.class_teacher.told(client))
         if not peers_in(self.teachers):
             return None
@@ -174,14 +184,14 @@ class Method:
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         """What each student is sent: its teachers' predictions, `gathered` at the server, or its teachers' models."""
-        if self.class_teacher and server.round == 0 and server.exchange == self.preparations:
+        if self.class_teacher and server.round == 0 and server.moment.since == self.preparations:
             q = self.class_teacher.taught(server, reports)
             return dict.fromkeys(server.learners, Knowledge({SOFT_LABELS: q}))
-        offered = self.class_teacher.offer(server) if self.class_teacher and server.exchange == 0 else {}
+        offered = self.class_teacher.offer(server) if self.class_teacher and server.moment.begins else {}
         if not peers_in(self.teachers):
             return dict.fromkeys(server.learners, Knowledge(offered))
         chosen = {
-            student: choose(self.teachers, student, server.tutors, server.rng("teachers", student, server.exchange))
+            student: choose(self.teachers, student, server.tutors, server.rng("teachers", student, server.moment.since))
             for student in server.learners
         }
         if server.exchanges_models:
@@ -267,8 +277,9 @@ class Method:
         """One round of training at the client."""
         if SOFT_LABELS in knowledge:
             client.state[SOFT_LABELS] = knowledge[SOFT_LABELS].to(client.device)
-        if _EARLY in client.state:
-            knowledge = Knowledge(knowledge, logits=client.state.pop(_EARLY))
+        early = client.state.pop(_EARLY, None)
+        if early is not None and "logits" not in knowledge:
+            knowledge = Knowledge(knowledge, logits=early)
         predictions = self.joined(client, client.predictions(knowledge) if "logits" in knowledge else None)
         fit(client, self.loss, self.target(client, predictions), labels=self.labels)
 

@@ -17,6 +17,7 @@ from fedkd.flower.rounds import Rounds
 from fedkd.flower.strategy import tidy_up, wait_for_nodes
 from fedkd.node.holdings import Row
 from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.schedule import schedule_of
 from simulations.data import load_holdings
 from simulations.recipe import expand
 
@@ -40,11 +41,12 @@ def main(grid: Grid, context: Context) -> None:
     federation = recipe.federations[0]
     journal = Study(recipe, Path(out)).open(federation) if out else None
     nodes = wait_for_nodes(grid, federation.clients)
+    last_round = schedule_of(federation).last_round
 
     def on_round(number: int, rows: list[Row]) -> None:
         if journal:
             journal.append(number, rows if number else [*rows, *skew_rows(federation)])
-        _LOG.info("round %d of %d: mean test accuracy %.3f", number, federation.last_round, mean_accuracy(rows))
+        _LOG.info("round %d of %d: mean test accuracy %.3f", number, last_round, mean_accuracy(rows))
 
     Rounds(federation, load_holdings).start(grid, nodes, on_round)
     tidy_up(grid, nodes)

@@ -13,6 +13,7 @@ from fedkd.base.files import file_cache
 from fedkd.data import Dataset, load
 from fedkd.node.holdings import Holdings
 from fedkd.node.node import SERVER
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.tensors.samples import Data
 from partitions.contract import Indices, stream
@@ -28,7 +29,7 @@ def load_holdings(federation: Federation, client: int) -> Holdings:
     """What one client, or the server, has on its disk: the `Loader` of every engine."""
     source, held = load(federation.dataset), transfer_data(federation.dataset, federation.transfer, federation.seed)
     transfer, ours = held or (None, False)
-    known = labelled(federation.transfer)
+    known, schedule = labelled(federation.transfer), schedule_of(federation)
     public = transfer and Data(transfer.x, transfer.y if known else None)
     judged = {"transfer": transfer} if transfer and ours else {}
     split = manifest(federation)
@@ -38,12 +39,12 @@ def load_holdings(federation: Federation, client: int) -> Holdings:
         judged |= test
         if common:
             judged["val"] = common
-        elif federation.built.has_global_model or federation.consolidation:
+        elif schedule.method.has_global_model or schedule.consolidation:
             # A model of all is judged on everybody's validation samples, as if each client told how good it is there.
             parts = [_part(federation, source, split, each, "val") for each in range(federation.clients)]
             judged["val"] = _union(parts)
         return Holdings(source.shape, len(source.outputs), None, common, public, judged, source.token_bytes)
-    everybody = range(federation.clients) if federation.built.pools else (client,)
+    everybody = range(federation.clients) if schedule.method.pools else (client,)
     own = {part: _union([_part(federation, source, split, each, part) for each in everybody]) for part in PARTS}
     val = own["val"] if isinstance(split.val, tuple) else None
     judged |= {"val": val if val else _common(federation, source, split), **test, "local_test": own["local_test"]}

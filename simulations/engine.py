@@ -1,7 +1,7 @@
 """The runtimes: Flower's simulation on Ray, and Flower inline in one process.
 
-Both hand out *lanes*: a Flower grid and as many of its nodes as a federation has clients. One federation runs in
-a lane at a time, and lanes run side by side, which hides the fixed waits between messages and keeps every worker
+Both hand out *lanes*: a Flower grid and some of its nodes, each of which serves a group of clients. One federation runs
+in a lane at a time, and lanes run side by side, which hides the fixed waits between messages and keeps every worker
 busy. Everything that touches a deprecated or private part of Flower or Ray is in this file.
 """
 
@@ -33,8 +33,11 @@ from fedkd.flower.strategy import wait_for_nodes
 
 CLIENT_RAISED = 2
 """Flower's code for an error reply of a client that raised."""
-MOST_NODES = 100
-"""Flower's own work per exchange grows faster than the number of nodes beyond this."""
+GROUPS_A_WORKER = 2
+"""Nodes of a lane for each worker: Flower's own work grows with their number, and with one a worker, whoever has the
+shorter work would wait. Each serves a group of clients."""
+MOST_CLIENTS = 400
+"""Clients whose messages are in flight at once, in all lanes together: the driver holds them in memory."""
 
 
 @checked(frozen=True, config=STRICT)
@@ -82,9 +85,13 @@ def check_resources(settings: RaySettings) -> None:
 
 
 def lanes_for(clients: int, federations: int, settings: RaySettings) -> int:
-    """How many federations to run side by side: twice as many as there are workers, within what nodes allow."""
-    workers = max(1, int(_cpus() / settings.num_cpus))
-    return max(1, min(2 * workers, federations, MOST_NODES // clients))
+    """How many federations to run side by side: twice as many as there are workers, within what memory allows."""
+    workers = _workers(settings)
+    return max(1, min(2 * workers, federations, MOST_CLIENTS // clients))
+
+
+def _workers(settings: RaySettings) -> int:
+    return max(1, int(_cpus() / settings.num_cpus))
 
 
 def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: RaySettings, verbose: bool) -> None:
@@ -102,6 +109,7 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
     from flwr.simulation import run_simulation
     from flwr.simulation.ray_transport.ray_actor import ClientAppActor
 
+    nodes = min(clients, GROUPS_A_WORKER * _workers(settings))
     failure: list[BaseException] = []
     finished: list[bool] = []
     server = ServerApp()
@@ -112,8 +120,8 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
         try:
             # Replies are looked for every tenth of a second by default, longer than many a round takes.
             vars(grid)["pull_interval"] = 0.01
-            nodes = wait_for_nodes(grid, clients * lanes)
-            drive([Lane(grid, nodes[lane * clients : (lane + 1) * clients]) for lane in range(lanes)])
+            connected = wait_for_nodes(grid, nodes * lanes)
+            drive([Lane(grid, connected[lane * nodes : (lane + 1) * nodes]) for lane in range(lanes)])
             finished.append(True)
         except BaseException as error:
             failure.append(error)
@@ -140,7 +148,7 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
         run_simulation(
             server,
             app,
-            num_supernodes=clients * lanes,
+            num_supernodes=nodes * lanes,
             backend_config={"client_resources": resources},  # type: ignore[dict-item]
             verbose_logging=verbose,
         )
@@ -153,7 +161,7 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
 def inline(app: ClientApp, drive: Drive, clients: int, lanes: int, verbose: bool) -> None:
     """Run `drive` in this process, without Ray: the same apps, numbers and failures, for debugging and tests."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    grid = InlineGrid(app, clients * lanes)
+    grid = InlineGrid(app, clients * lanes)  # in one process a node costs nothing, and replies come one by one
     nodes = sorted(grid.get_node_ids())
     with _quiet(verbose):
         drive([Lane(grid, nodes[lane * clients : (lane + 1) * clients]) for lane in range(lanes)])

@@ -17,6 +17,7 @@ from fedkd.base.errors import UserError, nearest
 from fedkd.base.files import look_beside
 from fedkd.base.spec import parse, terms
 from fedkd.models import ARCHITECTURES
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.training.augment import augmentation
@@ -126,7 +127,8 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
 
 def _bound_once(federation: Federation, starts: Sequence[Any]) -> Federation:
     """The federation itself; where one model has everybody's data and `starts` sweep, the one that bounds them all."""
-    return replace(federation, start="pretrained") if len(starts) > 1 and federation.built.pools else federation
+    bounds = len(starts) > 1 and schedule_of(federation).method.pools
+    return replace(federation, start="pretrained") if bounds else federation
 
 
 def check(federation: Federation) -> None:
@@ -139,8 +141,6 @@ def check(federation: Federation) -> None:
         if len(set(ids)) < len(ids):
             raise UserError(f"recipe key {key!r}: {list(ids)} names a client twice")
     known = labelled(federation.transfer)
-    if federation.consolidation:
-        federation.consolidation.check(federation, known)
     partition_strategy(federation.partition)
     for model in dict.fromkeys(federation.client_models):
         ARCHITECTURES.build(model)
@@ -151,7 +151,7 @@ def check(federation: Federation) -> None:
         )
     for table in (federation.pretrain, federation.train):
         augmentation(table.augment)
-    federation.built.check(federation, known)
+    schedule_of(federation).check(known)
 
 
 def settings_of(federation: Federation) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from fedkd.node.holdings import Row
 from fedkd.node.node import SERVER
 from fedkd.protocol.client import use_one_thread
 from fedkd.protocol.keeping import kept_model
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from simulations import engine
 from simulations.contents import contents
@@ -107,21 +108,19 @@ class Study:
                 watcher.superseded(count, why, self.out / SUPERSEDED)
             self._describe(splits)
             journals = [(federation, self.open(federation)) for federation in self.recipe.federations]
-            pending = [(f, journal) for f, journal in journals if journal.complete() < f.last_round]
+            pending = [(f, journal) for f, journal in journals if journal.complete() < last_round(f)]
             for federation, journal in journals:
-                if journal.complete() >= federation.last_round:
+                if journal.complete() >= last_round(federation):
                     self._keep_models(federation, self._store(journal))  # a kill may have come before it
-            watcher.begins(len(pending), sum(f.last_round - journal.complete() for f, journal in pending))
+            watcher.begins(len(pending), sum(last_round(f) - journal.complete() for f, journal in pending))
             failures: list[str] = []
-            # Flower's nodes are dealt out in equal lanes: federations of one size run together.
-            for clients in sorted({federation.clients for federation, _ in pending}):
-                same = [(f, journal) for f, journal in pending if f.clients == clients]
-                width = min(lanes or engine.lanes_for(clients, len(same), self.recipe.ray), len(same))
-                queue = Queue(same)
-                app = client_app(load_holdings)
+            if pending:
+                clients = max(federation.clients for federation, _ in pending)
+                width = min(lanes or engine.lanes_for(clients, len(pending), self.recipe.ray), len(pending))
+                queue, app = Queue(pending), client_app(load_holdings)
 
-                def drive(found: list[Lane], queue: Queue = queue) -> None:
-                    self._drive(found, queue, watcher, failures)
+                def drive(opened: list[Lane]) -> None:
+                    self._drive(opened, queue, watcher, failures)
 
                 if runtime == "inline":
                     engine.inline(app, drive, clients, width, verbose)
@@ -149,7 +148,7 @@ class Study:
             read = contents(federation)
             self._headers[federation] = {
                 "federation": identify(federation, read),
-                "rounds": federation.last_round,
+                "rounds": last_round(federation),
                 "settings": settings_of(federation),
                 "models": federation.client_models,
                 "contents": read,
@@ -306,7 +305,7 @@ class Study:
                 rounds = Rounds(federation, load_holdings, store)
             else:
                 accuracy[0] = mean_accuracy(journal.rows(0))
-            rounds.start(lane.grid, lane.nodes[: federation.clients], on_round, on_start=on_start)
+            rounds.start(lane.grid, lane.nodes, on_round, on_start=on_start)
         except Interrupted:
             return
         except Exception as error:
@@ -320,6 +319,11 @@ class Study:
         self._keep_models(federation, store)
         with self._lock:
             watcher.finished(federation, accuracy)
+
+
+def last_round(federation: Federation) -> int:
+    """Number of a federation's last round, those that make a common start included."""
+    return schedule_of(federation).last_round
 
 
 def identify(federation: Federation, read: Mapping[str, str] | None = None) -> str:

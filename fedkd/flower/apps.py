@@ -1,4 +1,4 @@
-"""The client as a Flower app: the same in simulation and in a deployment."""
+"""The clients of one node as a Flower app: the same in simulation and in a deployment."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import cast
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedkd.base.files import look_beside
 from fedkd.base.own_code import reason
 from fedkd.data import cache_root
 from fedkd.flower import wire
-from fedkd.knowledge.knowledge import Knowledge
 from fedkd.node.holdings import Loader
-from fedkd.protocol.client import forget, serve, use_one_thread
+from fedkd.protocol.client import forget, take_part, use_one_thread
 from fedkd.settings.federation import Federation
 
 RAISED = 2
-"""Flower's code for the error reply of a client that raised."""
+"""Flower's code for the error reply of a node that raised."""
 
 
 class _App(ClientApp):
@@ -37,7 +35,7 @@ class _App(ClientApp):
 
 @cache
 def client_app(load: Loader) -> ClientApp:
-    """A Flower ClientApp whose nodes take their data from `load`.
+    """A Flower ClientApp whose nodes take their clients' data from `load`.
 
     `load` is best a module-level function: the app travels with every message of a simulation and must not carry data.
     """
@@ -45,39 +43,38 @@ def client_app(load: Loader) -> ClientApp:
 
     @app.train()
     def exchange(message: Message, context: Context) -> Message:
-        # Said here, a failure reads the same whatever carries it: engines wrap what a client raises, each its own way.
         try:
-            return answer(message, context)
+            answer = _serve(wire.Request.read(message.content), load, context.run_id)
         except Exception as error:
-            logging.getLogger("flwr").exception("a client failed")
+            logging.getLogger("flwr").exception("a node failed")
             return Message(Error(code=RAISED, reason=reason(error)), reply_to=message)
-
-    def answer(message: Message, context: Context) -> Message:
-        use_one_thread()
-        settings = message.content.config_records[wire.EXCHANGE]
-        look_beside(cast("list[str]", settings.get("beside", [])))
-        federation = Federation.from_json(str(settings["federation"]))
-        client, number = int(str(settings["client"])), int(str(settings["exchange"]))
-        knowledge = wire.from_arrays(message.content.array_records[wire.KNOWLEDGE])
-        reply = serve(federation, client, number, knowledge, load(federation, client), _store(settings, context.run_id))
-        content = RecordDict(
-            {
-                wire.EXCHANGE: ConfigRecord({"client": client}),
-                wire.METRICS: wire.to_metrics(reply.metrics),
-                wire.KNOWLEDGE: wire.to_arrays(reply.report or Knowledge()),
-            }
-        )
-        return Message(content, reply_to=message)
+        return Message(answer.content(), reply_to=message)
 
     @app.query("forget")
     def tidy(message: Message, context: Context) -> Message:
-        settings = message.content.config_records[wire.EXCHANGE]
-        forget(int(str(settings["client"])), _store(settings, context.run_id))
+        for client in wire.clients_to_forget(message):
+            forget(client, _store(None, context.run_id))
         return Message(RecordDict(), reply_to=message)
 
     return app
 
 
-def _store(settings: ConfigRecord, run_id: int) -> Path:
-    given = settings.get("store")
-    return Path(str(given)) if given is not None else cache_root() / "nodes" / str(run_id)
+def _serve(request: wire.Request, load: Loader, run_id: int) -> wire.Answer:
+    """One exchange of every client of the group, one after the other; a failure is that client's alone."""
+    use_one_thread()
+    look_beside(list(request.beside))
+    federation = Federation.from_json(request.federation)
+    store, answer = _store(request.store, run_id), wire.Answer()
+    for client, knowledge in request.knowledge.items():
+        # Said here, a failure reads the same whatever carries it: engines wrap what a client raises, each its own way.
+        try:
+            held = load(federation, client)
+            answer.replies[client] = take_part(federation, client, request.exchange, knowledge, held, store)
+        except Exception as error:
+            logging.getLogger("flwr").exception("client %d failed", client)
+            answer.failures[client] = reason(error)
+    return answer
+
+
+def _store(given: str | None, run_id: int) -> Path:
+    return Path(given) if given is not None else cache_root() / "nodes" / str(run_id)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from logging import INFO
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -60,8 +60,8 @@ class Distillation(Strategy):
         return None
 
     def summary(self) -> None:
-        federation = self.rounds.federation
-        log(INFO, "\t└──> %s, %d clients, %d rounds", federation.method, federation.clients, federation.last_round)
+        federation, last = self.rounds.federation, self.rounds.schedule.last_round
+        log(INFO, "\t└──> %s, %d clients, %d rounds", federation.method, federation.clients, last)
 
 
 def wait_for_nodes(grid: Grid, count: int, timeout: float = 120.0) -> list[int]:
@@ -80,10 +80,7 @@ def wait_for_nodes(grid: Grid, count: int, timeout: float = 120.0) -> list[int]:
 
 def tidy_up(grid: Grid, nodes: list[int], timeout: float = 60.0) -> None:
     """Ask clients to remove what a federation left on their disks."""
-    messages = [
-        Message(RecordDict({wire.EXCHANGE: ConfigRecord({"client": client})}), node, wire.FORGET)
-        for client, node in enumerate(nodes)
-    ]
+    messages = [Message(wire.forget_content([client]), node, wire.FORGET) for client, node in enumerate(nodes)]
     list(grid.send_and_receive(messages, timeout=timeout))
 
 

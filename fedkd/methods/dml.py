@@ -62,6 +62,12 @@ class DML(Method):
     def refresh(self) -> Refresh:
         return "every round"
 
+    @property
+    def needs_everyone(self) -> str:
+        if self.sync == "step":
+            return "all exchange predictions on a common batch at every step"
+        return "one client after the other learns" if self.order == "alternating" else ""
+
     def check(self, federation: Federation, labelled: bool) -> None:
         Method.check(self, federation, labelled)
         if peers_in(self.teachers) != "others":

@@ -114,7 +114,7 @@ class DPKD(Method):
         sign = -1 if self.order == "desc" else 1
         merged = {}
         for student in server.learners:
-            rng = server.rng("teachers", student, server.exchange)
+            rng = server.rng("teachers", student, server.moment.since)
             teachers = choose(self.teachers, student, server.tutors, rng)
             teachers.sort(key=lambda teacher: (sign * scores[teacher], teacher))
             if server.exchanges_models:

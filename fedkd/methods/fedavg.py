@@ -43,6 +43,10 @@ class FedAvg(Method):
     def begins_with_average(self) -> bool:
         return True
 
+    @property
+    def uses_absent(self) -> bool:
+        return False  # the mean is of the models that were trained in this round
+
     def check(self, federation: Federation, labelled: bool) -> None:  # noqa: ARG002
         check_alike("fedavg", federation, self.force)
 

@@ -20,6 +20,7 @@ from fedkd.knowledge.weights import packed, unpacked
 from fedkd.method import METHODS, Method, Refresh
 from fedkd.methods.local import Local
 from fedkd.models import ARCHITECTURES, Model, restored_model
+from fedkd.node.moment import Phase, in_round
 from fedkd.node.node import Node
 from fedkd.tensors import top_k
 from fedkd.tensors.losses import kl
@@ -159,20 +160,20 @@ class MiniPLM(Method):
     def report(self, client: Node) -> Knowledge | None:
         told: dict[str, Tensor] = {}
         teaches = client.id in client.tutors or self.inner.teachers == "self"
-        when: tuple[Refresh, ...] = ("once", "every round") if client.exchange == 0 else ("every round",)
-        if teaches and self.inner.refresh in when and (client.exchange == 0 or client.round > 0):
+        when: tuple[Refresh, ...] = ("once", "every round") if client.moment.begins else ("every round",)
+        if teaches and self.inner.refresh in when and (client.moment.begins or client.round > 0):
             told |= {THEN + name: value for name, value in (self.inner.report(self._alone(client)) or {}).items()}
-        if client.exchange == 0 and client.id in client.learners and (self._sent or self.generated):
+        if client.moment.begins and client.id in client.learners and (self._sent or self.generated):
             told[samplers.CHUNKS] = torch.tensor(len(client.private))
-        if client.exchange > 0 and client.round == 0 and self._cuts_globally:
+        if client.moment.phase is Phase.PREPARE and self._cuts_globally:
             told[samplers.COUNTS] = samplers.histogram(client)
         return Knowledge(told) if told else None
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        if server.exchange > 0 and server.round == 0:
+        if server.moment.phase is Phase.PREPARE:
             return samplers.cut(server, reports, self.keep) if self._cuts_globally else {}
         known = {client: Knowledge(told) for client, report in reports.items() if (told := _under(THEN, report))}
-        merged = self.inner.merge(replace(server, exchange=server.round), known) if known else {}
+        merged = self.inner.merge(replace(server, moment=in_round(server.round)), known) if known else {}
         return merged if server.round > 0 else self._begin(server, reports, merged)
 
     def _begin(
@@ -202,7 +203,7 @@ class MiniPLM(Method):
         return self.inner.global_model(server)
 
     def prepare(self, client: Node, knowledge: Knowledge) -> None:
-        if client.exchange == 2:
+        if client.moment.since == 2:
             client.state[samplers.RANGE] = knowledge[samplers.RANGE]
             return
         client.state |= {name: value for name, value in knowledge.items() if name.startswith((THEN, samplers.TEXT))}
@@ -225,7 +226,7 @@ class MiniPLM(Method):
             samplers.record(client)
 
     def learn(self, client: Node, knowledge: Knowledge) -> None:
-        if client.round == 1 and self._cuts_globally:
+        if samplers.THRESHOLD in knowledge:
             samplers.take(client, float(knowledge[samplers.THRESHOLD]))
             samplers.record(client)
         if client.round == 1 or self.inner.refresh != "every round":
@@ -248,7 +249,7 @@ class MiniPLM(Method):
         """The client as the inner method sees it: with what is learnt from for its data, and as many steps as ever."""
         steps = client.training.steps_a_round(len(client.private))
         training = replace(client.training, steps=steps)
-        return replace(client, exchange=client.round, data=samplers.learnt_from(client), training=training)
+        return replace(client, moment=in_round(client.round), data=samplers.learnt_from(client), training=training)
 
     def _spec(self, node: Node, role: str) -> str:
         given: str = getattr(self, role)

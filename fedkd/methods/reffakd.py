@@ -85,7 +85,7 @@ class ReffAKD(Method):
         return ClassTeacher(self.samples, self.boost, self.tau, self.epochs)
 
     def report(self, client: Node) -> Knowledge | None:
-        if client.id not in client.learners or client.exchange != self.preparations:
+        if client.id not in client.learners or client.moment.since != self.preparations:
             return None
         if self.encoder == "shared":
             return Knowledge(self._classes.told(client))
@@ -98,7 +98,7 @@ class ReffAKD(Method):
         self._classes.embed(client, knowledge)
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        if server.exchange < self.preparations:
+        if server.moment.since < self.preparations:
             return dict.fromkeys(server.learners, Knowledge(self._classes.offer(server)))
         if self.encoder == "shared":
             q = self._classes.taught(server, reports)

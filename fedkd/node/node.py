@@ -11,6 +11,7 @@ from torch import Tensor
 from fedkd.base.streams import stream
 from fedkd.knowledge.knowledge import decode_predictions
 from fedkd.models.architecture import Model, Shape
+from fedkd.node.moment import AT_START, Moment
 from fedkd.settings.training import Training
 from fedkd.tensors.samples import Data, predicted, rows_a_sample
 
@@ -46,10 +47,8 @@ class Node:
     """spec string of each client's model"""
     shape: Shape = (0, 0, 0)
     """(channels, height, width) of an image, or (length,) of a chunk of text"""
-    round: int = 0
-    """0 is the start"""
-    exchange: int = 0
-    """messages since the start: counts a method's preparations too"""
+    moment: Moment = AT_START
+    """the exchange that the node is in"""
     models: dict[str, Model] = field(default_factory=dict)
     """the node's networks; a client's own is "student" """
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -61,6 +60,11 @@ class Node:
     records: dict[tuple[str, str], float] = field(default_factory=dict)
     """further results of this exchange, by (split, metric)"""
     _transfer_logits: Tensor | None = None
+
+    @property
+    def round(self) -> int:
+        """Round of the method, from 1; 0 before the first."""
+        return self.moment.round
 
     @property
     def learners(self) -> tuple[int, ...]:

@@ -1,9 +1,10 @@
-"""One exchange at a client: learn, be judged, report. State lives on the node's own disk between exchanges."""
+"""One exchange at a client: a short function a phase. State lies on the node's own disk between exchanges."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,9 +15,11 @@ from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.weights import unpacked
 from fedkd.models import build_model, restored_model
 from fedkd.node.holdings import Holdings
+from fedkd.node.moment import Moment, Phase
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.protocol.keeping import keep
+from fedkd.protocol.schedule import Schedule, schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.training.finite import check_weights
 from fedkd.training.pretrain import Spent, pretrain
@@ -32,27 +35,75 @@ class Reply:
 
 
 class StateLostError(RuntimeError):
-    """A client's state of the last exchange is not on its disk any more."""
+    """A client's state of its last exchange is not on its disk any more."""
 
 
-def serve(
+@dataclass(eq=False)
+class _Visit:
+    """One client in one exchange: what the functions of the phases read and change."""
+
+    schedule: Schedule
+    moment: Moment
+    node: Node
+    knowledge: Knowledge
+    holdings: Holdings
+    store: Path
+    started_right: Tensor | None = None
+    """which test samples were right at the start"""
+    report: Knowledge | None = None
+    metrics: dict[tuple[str, str], float] = field(default_factory=dict)
+    starting: float = 0.0
+    """seconds that the first model took"""
+
+    @property
+    def federation(self) -> Federation:
+        return self.schedule.federation
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the client's model may have changed in a way that results show."""
+        return self.moment.begins or self.moment.phase in (Phase.START, Phase.ROUND)
+
+
+def take_part(
     federation: Federation, client: int, exchange: int, knowledge: Knowledge, holdings: Holdings, store: Path
 ) -> Reply:
-    """Exchange number `exchange` of one client: 0 is the start, then the method's preparations, then the rounds.
+    """One exchange of one client: act as the phase asks, be evaluated, report.
 
-    Reads the state that exchange − 1 left in `store` and writes its own beside it, so that a repeated message
-    finds what the first attempt found and gives the same reply.
+    Reads the state that the client's last exchange left in `store` and writes its own beside it, so that a repeated
+    message finds what the first attempt found and gives the same reply.
 
     Raises:
-        StateLostError: exchange − 1 left no readable state.
+        StateLostError: the client's last exchange left no readable state.
         DivergedError: the training loss or a weight is not finite.
     """
     began = time.perf_counter()
-    device = best_device()
+    schedule = schedule_of(federation)
+    moment, device = schedule.moments[exchange], best_device()
     holdings = holdings.to(device)
-    method, plan = federation.built, federation.consolidation
-    last, own = federation.last_exchange, exchange - federation.offset
-    node = Node(
+    node = _node(schedule, client, moment, holdings, device)
+    visit = _Visit(schedule, moment, node, knowledge, holdings, store)
+    if moment.phase is not Phase.START:
+        _restore(visit)
+    _PHASES[moment.phase](visit)
+    check_weights(node.student)
+    if visit.evaluates:
+        _evaluate(visit)
+    if moment.begins:
+        schedule.method.setup(node)
+    if client in schedule.reporters(moment):
+        _report(visit)
+    _keep(visit)
+    metrics = visit.metrics | node.records
+    metrics["", "steps"], metrics["", "samples"] = node.steps, node.samples
+    # A start belongs to all federations that begin from it: what it took is no cost of the one that came first.
+    metrics["", "seconds"] = time.perf_counter() - began - visit.starting
+    return Reply(visit.report, metrics)
+
+
+def _node(schedule: Schedule, client: int, moment: Moment, holdings: Holdings, device: torch.device) -> Node:
+    federation = schedule.federation
+    return Node(
         client,
         federation.clients,
         federation.seed,
@@ -66,107 +117,122 @@ def serve(
         teachers=federation.teachers and federation.tutors,
         specs=federation.client_models,
         shape=holdings.shape,
-        round=max(0, own - method.preparations),
-        exchange=max(0, own),
+        moment=moment,
     )
-    model = federation.client_models[client]
-    started_right: Tensor | None = None
-    metrics: dict[tuple[str, str], float] = {}
-    starting = 0.0
-    if exchange == 0:
-        owner = "common" if federation.init == "common" else f"client {client}"
-        node.models["student"] = build_model(
-            model, holdings.shape, holdings.classes, federation.seed, f"init/{owner}", client
-        )
-        node.student.to(device)
-        started, spent = time.perf_counter(), Spent()
-        if federation.start != "random":
-            spent = pretrain(node, node.student, model, federation.pretrain)
-        # A start belongs to all federations that begin from it: what it took is no cost of the one that came first.
-        starting = time.perf_counter() - started
-        metrics |= {("", f"pretrain_{name}"): float(value) for name, value in asdict(spent).items()}
-        metrics["", "parameters"] = sum(parameter.numel() for parameter in node.student.parameters())
-    else:
-        state = read_tensors(_place(store, client, exchange - 1), device)
-        if state is None:
-            raise StateLostError(f"client {client} has no state of exchange {exchange - 1} in {store}")
-        node.models["student"] = restored_model(
-            model, holdings.shape, holdings.classes, _under("model/student/", state)
-        )
-        node.state.update(_under("state/", state))
-        started_right = state["started_right"]
-        if method.refresh == "once" and own > 0:
-            # Frozen teachers teach in every round, but travel once.
-            knowledge = Knowledge({**_under("kept/", state), **knowledge})
 
-    handed: Knowledge | None = None
-    if exchange > 0 and own < 0:
-        assert plan is not None
-        handed = plan.hand_over(node, knowledge) if knowledge else None
-    elif plan and own == 0:
-        node.student.load_state_dict(unpacked(knowledge))
-        knowledge = Knowledge()
-    else:
-        knowledge = predicted(node, knowledge)
-        if node.round > 0:
-            method.learn(node, knowledge)
-        elif own > 0:
-            method.prepare(node, knowledge)
-    check_weights(node.student)
-    if exchange == 0 or own == 0 or node.round > 0:
-        judged = holdings.judge(node.student, started_right, detailed=exchange in (0, last))
-        metrics |= judged.metrics
-        node.remember_transfer_logits(judged.transfer_logits)
-        started_right = judged.right if started_right is None else started_right
-        if node.round > 0 and "logits" in knowledge:
-            metrics |= holdings.judge_teacher(judged.transfer_logits, node.predictions(knowledge))
-        if own == 0:
-            method.setup(node)
-    if own < 0:
-        assert plan is not None
-        report = handed if exchange else plan.report(node)
-    else:
-        report = method.report(node) if reports(federation, exchange, client) else None
 
-    goes_on = exchange < last and client in federation.learners
-    if federation.save != "none" and (exchange == 0 or own == 0 or node.round > 0):
-        keep(federation, node, metrics, store, last=not goes_on)
+def _start(visit: _Visit) -> None:
+    """Take up the first model: drawn, brought along, or pre-trained on the client's own samples."""
+    federation, node, holdings = visit.federation, visit.node, visit.holdings
+    spec = federation.client_models[node.id]
+    owner = "common" if federation.init == "common" else f"client {node.id}"
+    node.models["student"] = build_model(
+        spec, holdings.shape, holdings.classes, federation.seed, f"init/{owner}", node.id
+    )
+    node.student.to(node.device)
+    began, spent = time.perf_counter(), Spent()
+    if federation.start != "random":
+        spent = pretrain(node, node.student, spec, federation.pretrain)
+    visit.starting = time.perf_counter() - began
+    visit.metrics |= {("", f"pretrain_{name}"): float(value) for name, value in asdict(spent).items()}
+    visit.metrics["", "parameters"] = sum(parameter.numel() for parameter in node.student.parameters())
+
+
+def _hand_over(visit: _Visit) -> None:
+    """Distil and pass the model on, if it is this client's turn."""
+    plan = visit.schedule.consolidation
+    assert plan is not None
+    visit.report = plan.hand_over(visit.node, visit.knowledge) if visit.knowledge else None
+
+
+def _take_up(visit: _Visit) -> None:
+    """Replace the client's model by the common one."""
+    visit.node.student.load_state_dict(unpacked(visit.knowledge))
+    visit.knowledge = Knowledge()
+
+
+def _prepare(visit: _Visit) -> None:
+    visit.knowledge = predicted(visit.node, visit.knowledge)
+    visit.schedule.method.prepare(visit.node, visit.knowledge)
+
+
+def _learn(visit: _Visit) -> None:
+    visit.knowledge = predicted(visit.node, visit.knowledge)
+    visit.schedule.method.learn(visit.node, visit.knowledge)
+
+
+_PHASES: dict[Phase, Callable[[_Visit], None]] = {
+    Phase.START: _start,
+    Phase.HANDOVER: _hand_over,
+    Phase.TAKE_UP: _take_up,
+    Phase.PREPARE: _prepare,
+    Phase.ROUND: _learn,
+}
+
+
+def _evaluate(visit: _Visit) -> None:
+    """Measure the client's model beside the method, and what it was taught."""
+    node, moment = visit.node, visit.moment
+    detailed = moment.phase is Phase.START or not visit.schedule.goes_on(node.id, moment)
+    judged = visit.holdings.judge(node.student, visit.started_right, detailed=detailed)
+    visit.metrics |= judged.metrics
+    node.remember_transfer_logits(judged.transfer_logits)
+    visit.started_right = judged.right if visit.started_right is None else visit.started_right
+    if moment.round > 0 and "logits" in visit.knowledge:
+        teachers = node.predictions(visit.knowledge)
+        visit.metrics |= visit.holdings.judge_teacher(judged.transfer_logits, teachers)
+
+
+def _report(visit: _Visit) -> None:
+    """What the client sends: what the method asks for, or its model on the way to a common one."""
+    if visit.moment.begins or visit.moment.phase in (Phase.PREPARE, Phase.ROUND):
+        visit.report = visit.schedule.method.report(visit.node)
+    elif visit.moment.phase is Phase.START:
+        assert visit.schedule.consolidation is not None
+        visit.report = visit.schedule.consolidation.report(visit.node)
+
+
+def _restore(visit: _Visit) -> None:
+    """Take up what the client's last exchange left on its disk."""
+    node = visit.node
+    before = visit.schedule.previous(node.id, visit.moment)
+    state = read_tensors(_state_file(visit.store, node.id, before.exchange), node.device)
+    if state is None:
+        raise StateLostError(f"client {node.id} has no state of exchange {before.exchange} in {visit.store}")
+    node.models["student"] = restored_model(
+        node.specs[node.id], node.shape, node.classes, _under("model/student/", state)
+    )
+    node.state.update(_under("state/", state))
+    visit.started_right = state["started_right"]
+    if _keeps_knowledge(visit):
+        # Frozen teachers teach in every round, but travel once.
+        visit.knowledge = Knowledge({**_under("kept/", state), **visit.knowledge})
+
+
+def _keeps_knowledge(visit: _Visit) -> bool:
+    return visit.schedule.method.refresh == "once" and visit.moment.phase in (Phase.PREPARE, Phase.ROUND)
+
+
+def _keep(visit: _Visit) -> None:
+    """Leave on the client's disk what its next exchange needs, and its model where the recipe asks for that."""
+    node, schedule, store = visit.node, visit.schedule, visit.store
+    goes_on = schedule.goes_on(node.id, visit.moment)
+    if visit.federation.save != "none" and visit.evaluates:
+        keep(visit.federation, node, visit.metrics, store, last=not goes_on)
     if goes_on:
         tensors = {f"model/student/{key}": value for key, value in node.student.state_dict().items()}
         tensors |= {f"state/{key}": value for key, value in node.state.items()}
-        if method.refresh == "once" and own > 0:
-            tensors |= {f"kept/{key}": value for key, value in knowledge.items()}
-        assert started_right is not None
-        write_tensors(_place(store, client, exchange), tensors | {"started_right": started_right})
-    # The last exchange's input stays: the server may still ask for it again.
-    _place(store, client, exchange - 2).unlink(missing_ok=True)
-
-    metrics |= node.records
-    metrics["", "steps"], metrics["", "samples"] = node.steps, node.samples
-    metrics["", "seconds"] = time.perf_counter() - began - starting
-    return Reply(report, metrics)
-
-
-def reports(federation: Federation, exchange: int, client: int | None = None) -> bool:
-    """Whether this client, or anybody, reports after this exchange: nobody would read a report after the last one.
-
-    Teachers report at the start, and those of them that learn after every round where the method asks for it;
-    what the preparations find is reported by whoever learns.
-    """
-    method, exchange = federation.built, exchange - federation.offset
-    if exchange < 0:
-        return True
-    if method.refresh == "never":
-        return False
-    if 0 < exchange <= method.preparations:
-        asked = federation.rounds > 0 or exchange < method.preparations
-        return asked and (client is None or client in federation.learners)
-    if exchange == 0:
-        asked = federation.rounds > 0 or method.preparations > 0 or method.has_global_model
-    else:
-        goes_on = exchange < method.preparations + federation.rounds
-        asked = method.refresh == "every round" and (goes_on or method.has_global_model)
-    return asked and (client is None or client in federation.tutors or method.teachers == "self")
+        if _keeps_knowledge(visit):
+            tensors |= {f"kept/{key}": value for key, value in visit.knowledge.items()}
+        assert visit.started_right is not None
+        write_tensors(
+            _state_file(store, node.id, visit.moment.exchange), tensors | {"started_right": visit.started_right}
+        )
+    # What this exchange has read stays: the server may still ask for it again.
+    if visit.moment.exchange > 0:
+        read = schedule.previous(node.id, visit.moment)
+        if read.exchange > 0:
+            _state_file(store, node.id, schedule.previous(node.id, read).exchange).unlink(missing_ok=True)
 
 
 def forget(client: int, store: Path) -> None:
@@ -175,16 +241,21 @@ def forget(client: int, store: Path) -> None:
         file.unlink(missing_ok=True)
 
 
+def started(store: Path) -> int:
+    """How many clients have written the state of the start."""
+    return sum(1 for _ in store.glob("client-*-0.state"))
+
+
 def has_state(store: Path, client: int, exchange: int) -> bool:
     """Whether a client could go on after this exchange: its state is there, and whole."""
-    return read_tensors(_place(store, client, exchange)) is not None
+    return read_tensors(_state_file(store, client, exchange)) is not None
 
 
-def _place(store: Path, client: int, exchange: int) -> Path:
+def _state_file(store: Path, client: int, exchange: int) -> Path:
     return store / f"client-{client}-{exchange}.state"
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 

@@ -30,6 +30,7 @@ from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
 from fedkd.knowledge.weights import average, bundled, packed, unpacked
 from fedkd.method import METHODS
 from fedkd.models import Model, restored_model
+from fedkd.node.moment import in_round
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.settings.alike import check_alike
@@ -130,10 +131,12 @@ class Consolidate:
             client.models["student"] = self._copied(client, own)
         state = dict(client.state)
         method.setup(client)
-        for client.round in range(1, self.rounds + 1):
+        moment = client.moment
+        for round in range(1, self.rounds + 1):
+            client.moment = in_round(round)
             method.learn(client, knowledge)
         taught = Knowledge(packed(client.student))
-        client.round = 0
+        client.moment = moment
         client.state.clear()
         client.state.update(state)
         client.models["student"] = own

@@ -13,9 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from fedkd.base.catalogue import STRICT
 from fedkd.base.files import file_cache
-from fedkd.method import METHODS, Method
 from fedkd.models import ARCHITECTURES, assignment
-from fedkd.protocol.start import Consolidate, consolidation
 from fedkd.settings.training import Pretraining, Training
 
 
@@ -39,6 +37,8 @@ class Federation:
     """ids of the clients that may teach; empty: all"""
     rounds: Annotated[int, Ge(0)] = 10
     """rounds after the start"""
+    participation: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """share of the clients that learn in a round, drawn from the seed, the same for every method; at least one"""
     seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
     """seed of everything that is drawn: partition, initial weights, batches"""
     dataset: str = "digits"
@@ -60,11 +60,6 @@ class Federation:
     """the [pretrain] table"""
     train: Training = Training()
     """the [train] table"""
-
-    @cached_property
-    def built(self) -> Method:
-        """The method itself."""
-        return METHODS.build(self.method)
 
     @cached_property
     def learners(self) -> tuple[int, ...]:
@@ -90,52 +85,6 @@ class Federation:
         """Ids of the clients whose model brings weights of its own, ascending."""
         specs = {spec: ARCHITECTURES.build(spec).brings_weights for spec in dict.fromkeys(self.client_models)}
         return tuple(client for client, spec in enumerate(self.client_models) if specs[spec])
-
-    @cached_property
-    def consolidation(self) -> Consolidate | None:
-        """How the clients' models become one before the method begins; None where they do not, or the method does it.
-
-        Raises:
-            UserError: `start` is unknown.
-        """
-        # Where one model has everybody's data, there is nothing to make one model of; and a method that begins with
-        # the average would be given it a round late.
-        if self.built.pools:
-            return None
-        plan = consolidation(self.start)
-        return None if plan and plan.mean and self.built.begins_with_average else plan
-
-    @property
-    def handovers(self) -> int:
-        """Exchanges in which a client distils before the method begins."""
-        return self.consolidation.handovers(self.clients) if self.consolidation else 0
-
-    @property
-    def offset(self) -> int:
-        """Number of the exchange in which the method begins: 0, or the one in which all take up a common model."""
-        return self.handovers + 1 if self.consolidation else 0
-
-    @property
-    def start_rounds(self) -> int:
-        """Rounds that the consolidation takes."""
-        return max(self.handovers, 1) if self.consolidation else 0
-
-    @property
-    def last_round(self) -> int:
-        """Number of the last round, the consolidation's included."""
-        return self.start_rounds + self.rounds
-
-    @property
-    def last_exchange(self) -> int:
-        """Number of the last exchange."""
-        return self.offset + self.built.preparations + self.rounds
-
-    def round_of(self, exchange: int) -> int:
-        """The round that an exchange is booked in."""
-        if exchange <= self.handovers:
-            return exchange
-        method_round = max(0, exchange - self.offset - self.built.preparations)
-        return self.start_rounds + method_round
 
     def to_json(self) -> str:
         """All settings as one JSON object."""

@@ -39,7 +39,7 @@ def begin(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dic
 
 def go_on(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
     """From what a batch's exchange found to the next exchange of it, to the next batch, or to the choice."""
-    batch, step = search.when(server.exchange)
+    batch, step = search.when(server.moment)
     going = [int(number) for number in server.state[GOING]]
     scores = server.state[_ALL]
     for row, client in enumerate(server.learners):

@@ -12,6 +12,7 @@ from torch import nn
 from fedkd.base.errors import UserError
 from fedkd.knowledge.knowledge import Knowledge, Wire
 from fedkd.method import METHODS, Method, Refresh
+from fedkd.node.moment import Moment, Phase
 from fedkd.node.node import Node
 from fedkd.settings.training import Training
 from fedkd.tuning.cells import Cell, cell, check_names
@@ -141,6 +142,14 @@ class Search(Method):
         return self.untuned.has_global_model
 
     @property
+    def uses_absent(self) -> bool:
+        return self.untuned.uses_absent
+
+    @property
+    def needs_everyone(self) -> str:
+        return "every client tries the cells of the search"
+
+    @property
     def begins_with_average(self) -> bool:
         return self.untuned.begins_with_average
 
@@ -204,9 +213,9 @@ class Search(Method):
         """The cells whose set-up and reports the start holds; where the rest is not known yet, the untuned one's."""
         return self.cells(node)[:1] if self.sampler == "tpe" else self.cells(node)
 
-    def when(self, exchange: int) -> tuple[int, int]:
-        """(batch from 0, step from 1) of a preparation exchange."""
-        batch, step = divmod(exchange - 1, self.steps)
+    def when(self, moment: Moment) -> tuple[int, int]:
+        """(batch from 0, step from 1) of a preparation."""
+        batch, step = divmod(moment.step - 1, self.steps)
         return batch, step + 1
 
     def setup(self, node: Node) -> None:
@@ -216,7 +225,7 @@ class Search(Method):
         try_batch(self, client, knowledge)
 
     def report(self, client: Node) -> Knowledge | None:
-        if client.exchange == 0:
+        if client.moment.begins:
             return start_report(self, client)
         if client.round == 0:
             return found(client)
@@ -225,14 +234,14 @@ class Search(Method):
             return reported(client, chosen)
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        if server.exchange == 0:
+        if server.moment.begins:
             return begin(self, server, reports)
         if server.round == 0:
             return go_on(self, server, reports)
         return merge_chosen(self, server, reports)
 
     def global_model(self, server: Node) -> nn.Module | None:
-        if server.exchange > 0 and server.round == 0:
+        if server.moment.phase is Phase.PREPARE:
             return None
         chosen = int(server.state[CHOSEN][0]) if CHOSEN in server.state else 0
         return self.cells(server)[chosen].method.global_model(server)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedkd.base.errors import DivergedError
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.node.moment import in_round
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.training.finite import not_finite
@@ -63,7 +64,7 @@ def try_batch(search: Search, client: Node, knowledge: Knowledge) -> None:
     The client's own model is not touched. The work is booked as tuning. A cell's rounds bring the batches that rounds
     1, 2, … will bring.
     """
-    _, step = search.when(client.exchange)
+    _, step = search.when(client.moment)
     last = step == search.steps
     going = _told(search, client, knowledge) if step == 1 else [int(number) for number in knowledge[GOING]]
     bags = _bags(search, client, knowledge, going, step)
@@ -160,8 +161,8 @@ def _bags(search: Search, client: Node, knowledge: Knowledge, going: list[int], 
 def _finishes(cell: Cell, alone: Node, told: Knowledge, rounds: Sequence[int]) -> bool:
     """Train a cell for some rounds; False where it diverged, which is a bad cell and no failure."""
     try:
-        for alone.round in rounds:
-            alone.exchange = alone.round
+        for round in rounds:
+            alone.moment = in_round(round)
             cell.method.learn(alone, told)
     except DivergedError:
         return False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fedkd.models import Model
+from fedkd.node.moment import in_round
 from fedkd.node.node import Node
 from fedkd.settings.training import Training
 from fedkd.tuning.bags import OWN, bag, pack, shares, under
@@ -33,8 +34,7 @@ def view(node: Node, cell: Cell, state: dict[str, Tensor], round: int, models: d
         training=cell.training,
         state=state,
         models=models,
-        round=round,
-        exchange=round,
+        moment=in_round(round),
         steps=0,
         samples=0,
         records={},
@@ -44,12 +44,12 @@ def view(node: Node, cell: Cell, state: dict[str, Tensor], round: int, models: d
 @contextmanager
 def as_if_untuned(node: Node, training: Training) -> Iterator[None]:
     """The node itself in a round of the chosen cell: its exchanges are counted without the search."""
-    exchange, own = node.exchange, node.training
-    node.exchange, node.training = node.round, training
+    moment, own = node.moment, node.training
+    node.moment, node.training = in_round(node.round), training
     try:
         yield
     finally:
-        node.exchange, node.training = exchange, own
+        node.moment, node.training = moment, own
 
 
 def set_up(search: Search, node: Node) -> None:

@@ -1,0 +1,183 @@
+"""Which exchanges make up a federation, and who takes part in each: the only place that counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from fedkd.base.errors import UserError
+from fedkd.base.files import file_cache
+from fedkd.base.streams import stream
+from fedkd.method import METHODS, Method
+from fedkd.node.moment import Moment, Phase
+from fedkd.protocol.start import Consolidate, consolidation
+from fedkd.settings.federation import Federation
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """The moments of one federation, in order: the start, hand-overs and a common start, preparations, rounds."""
+
+    federation: Federation
+    method: Method
+    consolidation: Consolidate | None
+    """how the clients' models become one before the method begins; None: they do not, or the method does it"""
+
+    @cached_property
+    def moments(self) -> tuple[Moment, ...]:
+        """All exchanges; `moments[n]` is exchange n."""
+        planned = list(self._moments())
+        numbered = [replace(moment, exchange=number) for number, moment in enumerate(planned)]
+        return (*numbered[:-1], replace(numbered[-1], last=True))
+
+    def _moments(self) -> Iterator[Moment]:
+        before = self.start_rounds
+        yield Moment(begins=self.consolidation is None)
+        if self.consolidation:
+            yield from (Moment(Phase.HANDOVER, step, booked=step, begins=False) for step in _numbers(self.handovers))
+            yield Moment(Phase.TAKE_UP, booked=before)
+        prepared = self.method.preparations
+        for step in _numbers(prepared):
+            yield Moment(Phase.PREPARE, step, since=step, booked=before, begins=False)
+        for step in _numbers(self.federation.rounds):
+            yield Moment(Phase.ROUND, step, since=prepared + step, booked=before + step, begins=False)
+
+    @property
+    def handovers(self) -> int:
+        """Exchanges in which a client distils before the method begins."""
+        return self.consolidation.handovers(self.federation.clients) if self.consolidation else 0
+
+    @property
+    def start_rounds(self) -> int:
+        """Rounds of the results that the way to a common model takes."""
+        return max(self.handovers, 1) if self.consolidation else 0
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last round of the results."""
+        return self.start_rounds + self.federation.rounds
+
+    def completes(self, moment: Moment) -> bool:
+        """Whether the round to which this exchange belongs is complete after it."""
+        return moment.last or self.moments[moment.exchange + 1].booked != moment.booked
+
+    def after(self, round: int) -> Moment:
+        """The exchange that completed a round of the results: a resume begins with the next one.
+
+        Raises:
+            IndexError: there is no such round.
+        """
+        return [moment for moment in self.moments if moment.booked == round][-1]
+
+    def participants(self, moment: Moment) -> tuple[int, ...]:
+        """Ids of the clients that an exchange needs, ascending.
+
+        All at the start, then those that learn; in a round, as many of these as `participation` says, at least one.
+        They are drawn from the seed and the round alone, so that they are the same for every method of a study.
+        """
+        federation = self.federation
+        if self.method.pools:
+            return (0,)
+        if moment.phase is Phase.START:
+            return tuple(range(federation.clients))
+        if moment.phase is not Phase.ROUND or federation.participation == 1:
+            return federation.learners
+        return self._drawn(moment.step)
+
+    def _drawn(self, round: int) -> tuple[int, ...]:
+        known = self._draws
+        if round not in known:
+            learners = self.federation.learners
+            # Products such as 0.7·10 fall short of the whole number by their rounding.
+            number = max(1, int(self.federation.participation * len(learners) + 1e-9))
+            order = torch.randperm(len(learners), generator=stream(self.federation.seed, "participation", round))
+            known[round] = tuple(sorted(learners[int(i)] for i in order[:number]))
+        return known[round]
+
+    @cached_property
+    def _draws(self) -> dict[int, tuple[int, ...]]:
+        return {}
+
+    def absent(self, moment: Moment) -> tuple[int, ...]:
+        """Ids of the clients that learn in other rounds, but not in this one, ascending."""
+        if moment.phase is not Phase.ROUND or self.method.pools or self.federation.participation == 1:
+            return ()
+        present = set(self.participants(moment))
+        return tuple(client for client in self.federation.learners if client not in present)
+
+    def previous(self, client: int, moment: Moment) -> Moment:
+        """The last exchange before this one in which the client took part: whose state it reads.
+
+        Raises:
+            LookupError: the client has not taken part before.
+        """
+        for earlier in reversed(self.moments[: moment.exchange]):
+            if client in self.participants(earlier):
+                return earlier
+        raise LookupError(f"client {client} has taken part in no exchange before {moment.exchange}")
+
+    def goes_on(self, client: int, moment: Moment) -> bool:
+        """Whether the client takes part in a later exchange."""
+        return any(client in self.participants(later) for later in self.moments[moment.exchange + 1 :])
+
+    def merges(self, moment: Moment) -> bool:
+        """Whether the server makes something of the reports of an exchange: nobody would read it after the last."""
+        method, rounds = self.method, self.federation.rounds
+        if moment.phase is Phase.HANDOVER or (not moment.begins and moment.phase is Phase.START):
+            return True
+        if method.refresh == "never":
+            return False
+        if moment.phase is Phase.PREPARE:
+            return rounds > 0 or moment.step < method.preparations
+        if moment.begins:
+            return rounds > 0 or method.preparations > 0 or method.has_global_model
+        return method.refresh == "every round" and (not moment.last or method.has_global_model)
+
+    def reporters(self, moment: Moment) -> frozenset[int]:
+        """Ids of the clients that report in an exchange.
+
+        Before the method begins, and in its preparations, all that take part; else those of them that teach, or all
+        where a client teaches itself.
+        """
+        if not self.merges(moment):
+            return frozenset()
+        present = frozenset(self.participants(moment))
+        before = not moment.begins and moment.phase in (Phase.START, Phase.HANDOVER)
+        if before or moment.phase is Phase.PREPARE or self.method.teachers == "self":
+            return present
+        return present & set(self.federation.tutors)
+
+    def check(self, labelled: bool) -> None:
+        """Raise UserError where the federation cannot run; `labelled` says whether its transfer set is."""
+        federation = self.federation
+        if federation.participation < 1 and self.method.needs_everyone:
+            raise UserError(
+                f"recipe key 'participation': {federation.participation:g}, but in method {federation.method} "
+                f"{self.method.needs_everyone}; use participation = 1.0"
+            )
+        if self.consolidation:
+            self.consolidation.check(federation, labelled)
+        self.method.check(federation, labelled)
+
+
+@file_cache(maxsize=256)
+def schedule_of(federation: Federation) -> Schedule:
+    """The schedule of a federation.
+
+    Raises:
+        UserError: its method or its start is unknown.
+    """
+    method = METHODS.build(federation.method)
+    plan = consolidation(federation.start)
+    # Where one model has everybody's data, there is nothing to make one model of; and a method that begins with the
+    # average would be given it a round late.
+    if method.pools or (plan and plan.mean and method.begins_with_average):
+        plan = None
+    return Schedule(federation, method, plan)
+
+
+def _numbers(count: int) -> range:
+    return range(1, count + 1)

@@ -1,0 +1,225 @@
+"""The server's side of a federation: what it sends, what it makes of the reports, and what is booked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedkd.base.store import read_tensors, write_tensors
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.weights import unpacked
+from fedkd.models import restored_model
+from fedkd.node.holdings import Holdings, Row
+from fedkd.node.moment import Moment, Phase
+from fedkd.node.node import SERVER, Node
+from fedkd.protocol.client import has_state
+from fedkd.protocol.ledger import Metrics, absent_rows, added, evaluations, rows_of
+from fedkd.protocol.schedule import Schedule
+from fedkd.protocol.start import packed_state
+from fedkd.training.finite import check_reports, check_results
+
+
+class Server:
+    """The server of one federation, whatever carries its messages."""
+
+    def __init__(self, schedule: Schedule, holdings: Holdings, store: Path | None = None) -> None:
+        """`store` is the folder in which the server keeps its state; None: it keeps none and cannot resume."""
+        self.schedule = schedule
+        self._holdings = holdings
+        self._store = store
+        self._node = _node(schedule, holdings)
+        self._waiting: dict[int, Knowledge] = {}
+        """what each client is sent when it takes part the next time"""
+        self._latest: dict[int, Knowledge] = {}
+        """last reports of clients that teach in rounds in which they do not take part"""
+        self._evaluated: dict[int, dict[tuple[str, str], float]] = {}
+        """last evaluation of each client, and `_present` the round in which it was made"""
+        self._present: dict[int, int] = {}
+        self._rows: list[Row] = []
+        self._started_right: Tensor | None = None
+        """which test samples the server's own model had right at the start"""
+
+    def messages(self, moment: Moment) -> dict[int, Knowledge]:
+        """What each participant of an exchange is sent."""
+        return {client: self._waiting.get(client, Knowledge()) for client in self.schedule.participants(moment)}
+
+    def receive(self, moment: Moment, reports: Mapping[int, Knowledge], metrics: Mapping[int, Metrics]) -> list[Row]:
+        """Turn the reports of one exchange into what the next will send; the rows of the exchange.
+
+        Raises:
+            FederationError: a client has diverged.
+        """
+        when = name_of(moment)
+        check_reports(reports, when)
+        sent = self.messages(moment)
+        rows: list[Row] = []
+        for client in sorted(reports):
+            rows += rows_of(client, metrics[client])
+            rows.append((client, "", "bytes_down", float(sent[client].nbytes)))
+            rows.append((client, "", "bytes_up", float(reports[client].nbytes)))
+        self._node.moment = moment
+        self._waiting = {client: bag for client, bag in self._waiting.items() if client not in sent}
+        self._merge(moment, {client: bag for client, bag in reports.items() if bag})
+        rows += rows_of(SERVER, self._node.records)
+        self._node.records.clear()
+        check_results(rows, when)
+        return rows + self._absent(moment, metrics)
+
+    def complete(self, moment: Moment, rows: list[Row]) -> tuple[int, list[Row]] | None:
+        """Book the rows of one exchange; (round, rows) once its round is complete, else None.
+
+        What the method prepares belongs to the round before it: the start, or the last on the way to a common model.
+        """
+        preparing = moment.phase is Phase.PREPARE
+        self._rows = added(self._rows, rows, self.schedule.method.preparation if preparing else "")
+        if not self.schedule.completes(moment):
+            return None
+        booked, self._rows = self._rows, []
+        if self._store is not None and not moment.last:
+            write_tensors(_state_file(self._store, moment.exchange), self._state())
+            _state_file(self._store, moment.exchange - 2).unlink(missing_ok=True)
+        return moment.booked, booked
+
+    def resume(self, after: int) -> int | None:
+        """Take up what was kept after a complete round.
+
+        Returns:
+            The exchange to go on with; None where server or clients have not kept what it needs.
+        """
+        moment = self.schedule.after(after)
+        if moment.last:
+            return moment.exchange + 1
+        if self._store is None:
+            return None
+        state = read_tensors(_state_file(self._store, moment.exchange))
+        if state is None or not self._clients_have_state(self._store, moment):
+            return None
+        self._restore(state)
+        return moment.exchange + 1
+
+    def _clients_have_state(self, store: Path, moment: Moment) -> bool:
+        schedule, following = self.schedule, self.schedule.moments[moment.exchange + 1]
+        clients = {*schedule.participants(following), *schedule.absent(following)}
+        last = {client: schedule.previous(client, following).exchange for client in clients}
+        return all(
+            has_state(store, client, exchange) for client, exchange in last.items() if schedule.goes_on(client, moment)
+        )
+
+    def _merge(self, moment: Moment, reports: Mapping[int, Knowledge]) -> None:
+        """Let the method, or the way to a common model, make of the reports what clients are sent next."""
+        method, node = self.schedule.method, self._node
+        if moment.phase is Phase.HANDOVER or (moment.phase is Phase.START and not moment.begins):
+            self._waiting = self._consolidate(moment, reports)
+            return
+        if not self.schedule.merges(moment):
+            return
+        if moment.begins:
+            method.setup(node)
+        if moment.begins or moment.round > 0:
+            self._latest |= {client: bag for client, bag in reports.items() if self._stays(client)}
+        earlier = self._latest if moment.round > 0 else {}
+        others = {client: bag for client, bag in earlier.items() if client not in reports}
+        for client, bag in method.merge(node, {**reports, **others}).items():
+            # A client that was absent may still be owed something of an earlier exchange.
+            owed = self._waiting.get(client)
+            self._waiting[client] = Knowledge({**owed, **bag}) if owed else bag
+        if (model := method.global_model(node)) is not None:
+            judged = self._holdings.judge(model, self._started_right)
+            self._started_right = judged.right if self._started_right is None else self._started_right
+            node.records.update(judged.metrics)
+
+    def _stays(self, client: int) -> bool:
+        """Whether a client's report still counts in rounds in which it does not take part."""
+        federation = self.schedule.federation
+        return client not in federation.learners or (federation.participation < 1 and self.schedule.method.uses_absent)
+
+    def _absent(self, moment: Moment, metrics: Mapping[int, Metrics]) -> list[Row]:
+        """The rows of the learners that take no part in a round, whose models are what they were."""
+        if self.schedule.federation.participation == 1:
+            return []
+        for client, measured in metrics.items():
+            if evaluated := evaluations(measured):
+                self._evaluated[client], self._present[client] = evaluated, moment.round
+        rows: list[Row] = []
+        for client in self.schedule.absent(moment):
+            rows += absent_rows(client, self._evaluated[client], moment.round - self._present[client], moment.last)
+        return rows
+
+    def _consolidate(self, moment: Moment, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        """What is sent next on the way to a common model; the model as it is now is evaluated at the server."""
+        plan, server = self.schedule.consolidation, self._node
+        assert plan is not None
+        if moment.phase is Phase.START:
+            server.record("start_rounds", self.schedule.start_rounds)
+            asked = plan.begin(server, reports)
+        else:
+            asked = plan.proceed(server, moment.step, reports)
+        model = Knowledge(packed_state(server))
+        judged = self._holdings.judge(
+            restored_model(server.specs[0], server.shape, server.classes, unpacked(model)), None
+        )
+        server.records.update({key: value for key, value in judged.metrics.items() if key[1] in ("accuracy", "loss")})
+        if moment.step < self.schedule.handovers:
+            return asked
+        server.state.clear()
+        return dict.fromkeys(range(self.schedule.federation.clients), model)
+
+    def _state(self) -> dict[str, Tensor]:
+        tensors = {f"state/{key}": value for key, value in self._node.state.items()}
+        for kind, bags in (("knowledge", self._waiting), ("latest", self._latest)):
+            for client, bag in bags.items():
+                tensors |= {f"{kind}/{client}/{name}": tensor for name, tensor in bag.items()}
+        if self._started_right is not None:
+            tensors["started_right"] = self._started_right
+        if self._evaluated:
+            known = [[client, self._present[client], rows_of(client, of)] for client, of in self._evaluated.items()]
+            tensors["evaluated"] = torch.tensor(list(json.dumps(known).encode()), dtype=torch.uint8)
+        return tensors | {"exchange": torch.tensor(self._node.moment.exchange)}
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        bags: dict[str, dict[int, dict[str, Tensor]]] = {"knowledge": {}, "latest": {}}
+        for key, tensor in tensors.items():
+            kind, _, rest = key.partition("/")
+            if kind == "state":
+                self._node.state[rest] = tensor
+            elif kind in bags:
+                client, _, name = rest.partition("/")
+                bags[kind].setdefault(int(client), {})[name] = tensor
+        self._started_right = tensors.get("started_right")
+        self._waiting, self._latest = (
+            {client: Knowledge(bag) for client, bag in bags[kind].items()} for kind in ("knowledge", "latest")
+        )
+        if "evaluated" in tensors:
+            for client, present, rows in json.loads(bytes(tensors["evaluated"].tolist())):
+                self._present[client] = present
+                self._evaluated[client] = {(split, metric): value for _, split, metric, value in rows}
+
+
+def name_of(moment: Moment) -> str:
+    """When an exchange is, in the words of an error."""
+    return f"in round {moment.booked}" if moment.exchange else "at the start"
+
+
+def _node(schedule: Schedule, holdings: Holdings) -> Node:
+    federation = schedule.federation
+    return Node(
+        SERVER,
+        federation.clients,
+        federation.seed,
+        federation.train,
+        holdings.classes,
+        val=holdings.val,
+        transfer=holdings.transfer,
+        students=federation.students and federation.learners,
+        teachers=federation.teachers and federation.tutors,
+        specs=federation.client_models,
+        shape=holdings.shape,
+    )
+
+
+def _state_file(store: Path, exchange: int) -> Path:
+    return store / f"server-{exchange}.state"
