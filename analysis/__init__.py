@@ -4,7 +4,7 @@ This room reads a results folder and nothing else: it imports none of the other 
 the tidy table; `analysis.report.make_report` writes the figures and the report.
 """
 
-from analysis.journal import ResultsError
-from analysis.table import finished, load, read_study, rebuild
+from analysis.results.journal import ResultsError
+from analysis.results.table import finished, load, read_study, rebuild
 
 __all__ = ["ResultsError", "finished", "load", "read_study", "rebuild"]

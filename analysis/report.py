@@ -10,15 +10,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures import Picture, draw_block, draw_partitions, slug
-from analysis.files import replacing
-from analysis.findings import draw_starts
-from analysis.journal import ResultsError
-from analysis.page import page
-from analysis.similarity import draw_similarities
-from analysis.summary import Summary, block_title, compare, orders
-from analysis.table import finished, load, read_study, rebuild, up_to_date
-from analysis.targets import reading_split, target_table
+from analysis.drawing.similarity import draw_similarities
+from analysis.figures.block import Picture, draw_block, draw_partitions, slug
+from analysis.figures.findings import draw_starts
+from analysis.measures.compare import compare
+from analysis.measures.summary import Summary, block_title, orders
+from analysis.measures.targets import reading_split, target_table
+from analysis.page.html import page
+from analysis.results.files import replacing
+from analysis.results.journal import ResultsError
+from analysis.results.table import finished, load, read_study, rebuild, up_to_date
 
 
 def make_report(

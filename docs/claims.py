@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.censoring import restricted_difference
-from analysis.claims import Claim, judge
-from analysis.ratios import ratio_of_means
-from analysis.statistics import RATE, interval, paired_difference
-from analysis.targets import arrivals, reading_split, share_targets
-from analysis.values import client_values
+from analysis.measures.targets import arrivals, reading_split, share_targets
+from analysis.results.values import client_values
+from analysis.statistics.censoring import restricted_difference
+from analysis.statistics.claims import Claim, judge
+from analysis.statistics.intervals import RATE, interval, paired_difference
+from analysis.statistics.ratios import ratio_of_means
 from docs.study import Study
 from fedkd.tensors.ties import mean_share, standing
 

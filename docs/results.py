@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.claims import Claim
-from analysis.summary import compare
-from analysis.targets import reading_split, target_table
-from analysis.units import points
-from analysis.wording import steps_mark
+from analysis.measures.compare import compare
+from analysis.measures.targets import reading_split, target_table
+from analysis.page.wording import steps_mark
+from analysis.results.units import points
+from analysis.statistics.claims import Claim
 from docs.claims import CLAIMS, POINTS, noise
 from docs.study import Study
 from simulations.recipe import SHIPPED

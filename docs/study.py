@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.scores import federation_scores
-from analysis.table import finished, load, read_study
+from analysis.measures.scores import federation_scores
+from analysis.results.table import finished, load, read_study
 
 
 class Study:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from analysis.files import replacing
-from analysis.shards import PICTURES
-from analysis.style import legend_below, panels, styled, wrap
+from analysis.drawing.shards import PICTURES
+from analysis.drawing.style import legend_below, panels, styled, wrap
+from analysis.results.files import replacing
 from partitions.deal import Deal
 
 MOST_CLIENTS, MOST_CLASSES = 40, 12

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from analysis.captions import rule
-from analysis.style import wrap
-from analysis.summary import compare
-from analysis.table import load, others, read_study
-from analysis.units import NOTHING
-from analysis.wording import text_tables
+from analysis.drawing.style import wrap
+from analysis.measures.compare import compare
+from analysis.page.captions import rule
+from analysis.page.wording import text_tables
+from analysis.results.table import load, others, read_study
+from analysis.results.units import NOTHING
 from simulations.superseding import outdated
 
 PRINTED: tuple[Literal["detail", "cost"], ...] = ("detail", "cost")

@@ -19,10 +19,10 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from analysis.files import replacing
-from analysis.picture import Panel, Picture, picture
-from analysis.refinement import group_names, score_histogram
-from analysis.style import looks
+from analysis.drawing.picture import Panel, Picture, picture
+from analysis.drawing.refinement import group_names, score_histogram
+from analysis.drawing.style import looks
+from analysis.results.files import replacing
 from fedkd.base.errors import UserError, nearest
 from fedkd.base.spec import parse
 from fedkd.base.store import write_whole

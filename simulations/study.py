@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.table import rebuild
+from analysis.results.table import rebuild
 from fedkd.base.errors import UserError
 from fedkd.base.files import forget_files, look_beside
 from fedkd.base.numerics import NUMERICS

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.censoring import (
+from analysis.statistics.censoring import (
     Reach,
     arrival_curve,
     first_reach,

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.claims import judge
-from analysis.comparisons import compare_with_baseline, holm, is_bound, judged, paired_values, wilcoxon_p
-from analysis.ranks import rank_methods
-from analysis.ratios import Ratio, ratio_of_means
-from analysis.statistics import Floats, Interval
+from analysis.statistics.claims import judge
+from analysis.statistics.comparisons import compare_with_baseline, holm, is_bound, judged, paired_values, wilcoxon_p
+from analysis.statistics.intervals import Floats, Interval
+from analysis.statistics.ranks import rank_methods
+from analysis.statistics.ratios import Ratio, ratio_of_means
 
 
 def study(rng: np.random.Generator, gains: list[float], seeds: int = 5, noise: float = 0.01) -> pd.DataFrame:

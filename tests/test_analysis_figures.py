@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import load
-from analysis.curves import accuracy_against_bytes, accuracy_against_rounds
-from analysis.figures import slug
-from analysis.gains import delta_intervals, gained_and_lost, rows_height
-from analysis.heatmaps import parameters, tuning_grid, tuning_heatmap
-from analysis.shards import partition_heatmap, partition_measures, partition_picture
-from analysis.style import labels, legend_below, looks, panels, save, styled, wrap
-from analysis.summary import compare
+from analysis.drawing.curves import accuracy_against_bytes, accuracy_against_rounds
+from analysis.drawing.gains import delta_intervals, gained_and_lost, rows_height
+from analysis.drawing.heatmaps import parameters, tuning_grid, tuning_heatmap
+from analysis.drawing.shards import partition_heatmap, partition_measures, partition_picture
+from analysis.drawing.style import labels, legend_below, looks, panels, save, styled, wrap
+from analysis.figures.block import slug
+from analysis.measures.compare import compare
 from tests.test_analysis_synthetic import METHODS, PARTITIONS, Planted
 
 

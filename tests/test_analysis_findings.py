@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import load
-from analysis.censoring import Reach
-from analysis.findings import draw_findings, draw_starts
-from analysis.ranks import rank_methods
+from analysis.drawing.sides import calibration_bars, class_changes, client_spread, gain_against, gain_by_model
+from analysis.drawing.standing import arrivals_against, rank_diagram
+from analysis.drawing.style import looks
+from analysis.figures.findings import draw_findings, draw_starts
+from analysis.measures.compare import compare
 from analysis.report import make_report
-from analysis.sides import calibration_bars, class_changes, client_spread, gain_against, gain_by_model
-from analysis.standing import arrivals_against, rank_diagram
-from analysis.style import looks
-from analysis.summary import compare
+from analysis.statistics.censoring import Reach
+from analysis.statistics.ranks import rank_methods
 from tests.test_analysis_measures import started
 from tests.test_analysis_synthetic import PARTITIONS, Planted, Rich
 

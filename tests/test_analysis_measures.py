@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from analysis import load
-from analysis.breakdown import class_scores, client_gains, model_scores
-from analysis.captions import caption
-from analysis.scores import client_changes, federation_scores
-from analysis.summary import compare
-from analysis.values import client_values, frozen_teachers, own_values, round_means, start_rounds
-from analysis.wording import text_tables
+from analysis.measures.breakdown import class_scores, client_gains, model_scores
+from analysis.measures.compare import compare
+from analysis.measures.scores import client_changes, federation_scores
+from analysis.page.captions import caption
+from analysis.page.wording import text_tables
+from analysis.results.values import client_values, frozen_teachers, own_values, round_means, start_rounds
 from tests.test_analysis_synthetic import PARTITIONS, Rich
 
 ALL = ("local", "kd", "dml", "fedavg", "pooled")

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from analysis import ResultsError, read_study
-from analysis.figures import draw_partitions
-from analysis.page import breakable
+from analysis.figures.block import draw_partitions
+from analysis.page.html import breakable
 from analysis.report import make_report
 from tests.test_analysis_synthetic import Planted
 

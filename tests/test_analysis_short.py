@@ -8,10 +8,10 @@ import pytest
 from scipy import stats
 
 from analysis import load
-from analysis.power import seeds_to_decide
-from analysis.short import Short, in_short
-from analysis.summary import compare
-from analysis.units import points, size
+from analysis.measures.compare import compare
+from analysis.page.short import Short, in_short
+from analysis.results.units import points, size
+from analysis.statistics.power import seeds_to_decide
 from tests.test_analysis_synthetic import PARTITIONS, Planted
 
 FIVE = (0, 1, 2, 3, 4)

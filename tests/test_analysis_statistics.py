@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.statistics import RATE, interval, intervals, p_value, paired_difference, verdict
+from analysis.statistics.intervals import RATE, interval, intervals, p_value, paired_difference, verdict
 
 # Quantiles of Student's t at 0.975, from a printed table.
 T2, T4 = 4.302652729911275, 2.7764451051977987

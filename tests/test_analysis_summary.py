@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 
 from analysis import load, read_study
-from analysis.captions import caption
-from analysis.censoring import Reach
-from analysis.scores import federation_scores
-from analysis.summary import Summary, compare
-from analysis.units import around, count, percent, points, size, spread
-from analysis.values import frozen_teachers
-from analysis.wording import markdown, text_tables
+from analysis.measures.compare import compare
+from analysis.measures.scores import federation_scores
+from analysis.measures.summary import Summary
+from analysis.page.captions import caption
+from analysis.page.wording import markdown, text_tables
+from analysis.results.units import around, count, percent, points, size, spread
+from analysis.results.values import frozen_teachers
+from analysis.statistics.censoring import Reach
 from tests.test_analysis_synthetic import METHODS, PARTITIONS, Planted, Rich
 
 T4 = 2.7764451051977987

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.journal import read_journal
+from analysis.results.journal import read_journal
 
 METHODS = ("local", "kd", "tuned_kd", "dml", "dp_kd")
 PARTITIONS = ("iid", "dirichlet(alpha=0.5)", "dirichlet(alpha=0.1)")

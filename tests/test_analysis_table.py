@@ -11,7 +11,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from analysis import ResultsError, finished, load, read_study, rebuild
-from analysis.table import up_to_date
+from analysis.results.table import up_to_date
 from tests.test_analysis_synthetic import Planted
 
 CONTRACT = ["federation", "dataset", "partition", "method", "seed", "round", "client", "split", "metric", "value"]

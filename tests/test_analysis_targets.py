@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.censoring import Reach
-from analysis.scores import federation_scores
-from analysis.targets import (
+from analysis.measures.scores import federation_scores
+from analysis.measures.targets import (
     Targets,
     absolute_targets,
     arrival_summary,
@@ -16,6 +15,7 @@ from analysis.targets import (
     share_targets,
     target_table,
 )
+from analysis.statistics.censoring import Reach
 from tests.test_analysis_measures import one, started, table
 
 __all__ = ["started", "table"]

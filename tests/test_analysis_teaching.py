@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.teaching import accuracy_against_noise, noise_levels, taught_bars, taught_shares
+from analysis.drawing.teaching import accuracy_against_noise, noise_levels, taught_bars, taught_shares
 
 
 @pytest.fixture

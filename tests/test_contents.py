@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import save_file
 
 import analysis
-from analysis.table import others
+from analysis.results.table import others
 from fedkd.base.errors import UserError
 from fedkd.base.files import content_hash, located, look_beside, python_files
 from fedkd.models import build_model

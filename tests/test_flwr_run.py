@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from analysis.journal import read_journal
+from analysis.results.journal import read_journal
 from fedkd.data import cache_root
 from fedkd.node.node import CPU
 from simulations.recipe import expand

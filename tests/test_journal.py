@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.journal import read_journal
+from analysis.results.journal import read_journal
 from fedkd.base.errors import UserError
 from fedkd.node.holdings import Row
 from simulations.journal import Journal

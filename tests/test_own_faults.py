@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from analysis.files import replacing
-from analysis.journal import ResultsError
+from analysis.results.files import replacing
+from analysis.results.journal import ResultsError
 from simulations import engine
 from simulations.engine import RaySettings, check_resources
 from tests.conftest import TINY, Call, Ended, written

@@ -18,7 +18,7 @@ from matplotlib.patches import StepPatch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from analysis.refinement import (
+from analysis.drawing.refinement import (
     keep_levels,
     loss_against_keep,
     loss_against_steps,

@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from analysis.similarity import draw_similarities, similarity_heatmap, similarity_matrix
+from analysis.drawing.similarity import draw_similarities, similarity_heatmap, similarity_matrix
 from fedkd.base.streams import stream
 from fedkd.distillation.similarity import (
     MARGIN,

@@ -1,0 +1,1 @@
+"""Functions that draw one panel each, the house style, and figures made of panels."""

@@ -1,0 +1,151 @@
+"""Where methods stand against each other: mean ranks, and who reaches a target when."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation
+
+from analysis.drawing.gains import method_axis
+from analysis.drawing.style import QUIET, Look, labels, looks
+from analysis.results import units
+from analysis.statistics.censoring import Reach, arrival_curve
+from analysis.statistics.ranks import Ranks
+
+
+def rank_diagram(ranks: Ranks, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
+    """Mean ranks, best on top, each with half of Nemenyi's critical difference to either side: methods whose bars
+    do not overlap differ, and the shaded band holds those that the best one is not told from.
+
+    ranks: as `rank_methods` gives them. Below eight blocks there are no bars. A line under the axis says how many
+    blocks there were and what Friedman's test says.
+    """
+    rows = ranks.table.reset_index()
+    styles = styles or looks([str(name) for name in rows["method"]])
+    half = ranks.critical / 2
+    if not np.isnan(half) and len(rows):
+        best = float(rows["rank"].iloc[0])
+        ax.axvspan(best - half, best + half, color=QUIET, alpha=0.12, linewidth=0)
+    for place, (method, rank) in enumerate(zip(rows["method"], rows["rank"], strict=True)):
+        look = styles[str(method)]
+        if not np.isnan(half):
+            ax.plot([rank - half, rank + half], [place, place], color=look.color, linewidth=2.2)
+        ax.plot([rank], [place], marker="o", markersize=7, color=look.color, linestyle="none")
+        ax.annotate(
+            f"{rank:.2f}",
+            (rank, place),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )
+    method_axis(ax, rows, points_across=False)
+    room = 0.3 if np.isnan(half) else max(half, 0.3)
+    ax.set_xlim(1 - room, max(len(rows), 2) + room)
+    ax.set_xticks(range(1, max(len(rows), 2) + 1))
+    test = "" if np.isnan(ranks.friedman_p) else f", Friedman p {_p(ranks.friedman_p)}"
+    ax.set_xlabel(f"mean rank over {ranks.blocks} (partition, seed){test}")
+    return ax
+
+
+def arrivals_against(
+    arrived: pd.DataFrame,
+    ax: Axes,
+    *,
+    what: str = "rounds",
+    by: str = "method",
+    styles: Mapping[str, Look] | None = None,
+) -> Axes:
+    """Share of seeds that have reached their target, 1 − Kaplan-Meier survival, against rounds or bytes.
+
+    arrived: one panel of `targets.arrivals`. what: "rounds" or "bytes". by: the column that tells lines apart.
+    A tick marks where seeds were lost from sight before they arrived; labels say how many arrived. Lines are set a
+    pixel apart. Raises ValueError when there is nothing to draw.
+    """
+    values = list(dict.fromkeys(str(value) for value in arrived[by]))
+    if not values:
+        raise ValueError("arrivals_against needs at least one run with a target, found none")
+    styles = styles or looks(values)
+    values = [value for value in styles if value in values]
+    names = labels(values)
+    seen = {value: _reaches(arrived[arrived[by].astype(str) == value], what) for value in values}
+    end = max(reach.value for reaches in seen.values() for reach in reaches)
+    ends: list[tuple[float, float]] = []
+    for place, value in enumerate(values):
+        look, reaches = styles[value], seen[value]
+        curve = arrival_curve(reaches)
+        aside = ax.transData + ScaledTranslation(0, 1.4 * place / 72, ax.figure.dpi_scale_trans)
+        # A curve of which every run arrived is known to stay; one that was lost from sight ends there.
+        height = float(curve["arrived"].iloc[-1])
+        last = float(curve["place"].iloc[-1]) if height < 1 else end
+        x = np.concatenate([[0.0], curve["place"], [last]])
+        y = np.concatenate([[0.0], curve["arrived"], [height]])
+        steps = np.flatnonzero(np.diff(curve["arrived"], prepend=0.0) > 0) + 1
+        ax.step(
+            x,
+            y,
+            where="post",
+            color=look.color,
+            linestyle=look.line,
+            marker=look.marker,
+            markevery=steps.tolist(),
+            transform=aside,
+            label=names[value],
+        )
+        lost = curve[curve["censored"] > 0]
+        # An empty line would still ask the layout for room, at the corner of the figure.
+        if len(lost):
+            ax.plot(
+                lost["place"],
+                lost["arrived"],
+                marker="|",
+                markersize=12,
+                markeredgewidth=2,
+                color=look.color,
+                linestyle="none",
+                transform=aside,
+                zorder=3,
+            )
+        ax.annotate(
+            f"{sum(reach.reached for reach in reaches)} of {len(reaches)}",
+            (last, height),
+            xytext=(7, 9 * _level(ends, (last / (end or 1), height))),
+            textcoords="offset points",
+            va="center",
+            fontsize=7.5,
+            color=look.color,
+            annotation_clip=False,
+            # Other lines may run on where this one ends.
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
+            zorder=4,
+        )
+        ends.append((last / (end or 1), height))
+    ax.set_ylim(-0.04, 1.08)
+    ax.set_xlim(left=-0.03 * (end or 1), right=(end or 1) * 1.18)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    ax.set_ylabel("seeds that reached the target (%)")
+    if what == "bytes":
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda number, _: units.size(max(number, 0.0))))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel("rounds" if what == "rounds" else "bytes so far, all clients, up + down")
+    return ax
+
+
+def _reaches(arrived: pd.DataFrame, what: str) -> list[Reach]:
+    return [reach for reach in arrived[f"{what}_to_target"] if isinstance(reach, Reach)]
+
+
+def _level(before: Sequence[tuple[float, float]], here: tuple[float, float]) -> int:
+    """How many lines a count is moved, off those of lines that end at the same spot and away from the frame."""
+    taken = sum(abs(x - here[0]) < 0.15 and abs(y - here[1]) < 0.08 for x, y in before)
+    return taken if here[1] < 0.5 else -taken
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -1,0 +1,1 @@
+"""What federations and methods came to: scores, comparisons, targets."""

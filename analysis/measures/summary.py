@@ -1,0 +1,66 @@
+"""A comparison of methods: one row for each (dataset, other swept keys …, partition, method).
+
+Methods are compared with each other only inside a block: the results that agree in the dataset and every
+swept key beside partition, method and seed. Labelled and unlabelled transfer sets are therefore never in
+one block.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from analysis.measures.starts import Starts
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A comparison and what has to be said beside it."""
+
+    rows: pd.DataFrame
+    """One row a (dataset, other swept keys …, partition, method): see `compare`."""
+    scores: pd.DataFrame
+    """One row a finished federation: see `scores.federation_scores`."""
+    settings: tuple[str, ...]
+    """The columns of `rows` that tell blocks apart; `dataset` is the first."""
+    baseline: str
+    """The method that the others are held against."""
+    level: float
+    """Confidence level of every interval."""
+    target: float | None
+    """The target accuracy that was asked for; None where each partition has its own."""
+    starts: Starts
+    """The pre-trained starts of all finished federations."""
+    warnings: tuple[str, ...] = ()
+
+    def blocks(self) -> list[tuple[str, "Summary"]]:
+        """The parts whose rows may be compared with each other, each under a title of its settings."""
+        if self.rows.empty:
+            return []
+        keys = list(self.settings)
+        found = self.rows[keys].drop_duplicates()
+        parts = []
+        for values in found.itertuples(index=False, name=None):
+            rows, scores = (frame[(frame[keys] == list(values)).all(axis=1)] for frame in (self.rows, self.scores))
+            parts.append((block_title(keys, values), replace(self, rows=rows, scores=scores)))
+        return parts
+
+
+def block_title(keys: Sequence[str], values: Sequence[Any]) -> str:
+    """The settings of a block in words: `digits · models = cnn · public(fraction=0.2)`."""
+    pairs = zip(keys, values, strict=True)
+    return " · ".join(str(value) if key in {"dataset", "transfer"} else f"{key} = {value}" for key, value in pairs)
+
+
+def orders(study: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Values of each setting in the order the recipe names them, then as the federations are listed."""
+    recipe: Mapping[str, Any] = study.get("recipe", {})
+    listed = [settings for settings in study.get("federations", {}).values() if isinstance(settings, Mapping)]
+    result = {}
+    for key in dict.fromkeys([*recipe, *(key for settings in listed for key in settings)]):
+        named = recipe.get(key, [])
+        named = named if isinstance(named, list) else [named]
+        values = [*named, *(settings[key] for settings in listed if key in settings)]
+        result[key] = list(dict.fromkeys(value for value in values if isinstance(value, str)))
+    return result

@@ -1,0 +1,1 @@
+"""The report's text and tables, and its HTML page."""
