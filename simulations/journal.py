@@ -11,6 +11,7 @@ from typing import Any
 
 from fedkd.base.errors import UserError
 from fedkd.node.holdings import Row
+from simulations.identity import same_header
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Journal:
             rounds = [json.loads(line)["round"] for line in lines[1:]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path}: not a journal ({error}); remove the file or choose another --out") from error
-        if found != json.loads(json.dumps(self.header)) or rounds != list(range(len(rounds))):
+        if not same_header(found, self.header) or rounds != list(range(len(rounds))):
             raise UserError(f"{self.path}: holds another federation's rounds; remove it or choose another --out")
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 import threading
@@ -18,7 +17,6 @@ from fedkd.base.errors import UserError
 from fedkd.base.files import forget_files, look_beside
 from fedkd.base.numerics import NUMERICS
 from fedkd.base.own_code import reason
-from fedkd.base.spec import parse
 from fedkd.data import load
 from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
@@ -32,6 +30,7 @@ from simulations import engine
 from simulations.contents import contents
 from simulations.data import load_holdings
 from simulations.engine import Lane
+from simulations.identity import identify, with_defaults
 from simulations.journal import Journal
 from simulations.provenance import commit, hardware, versions
 from simulations.queue import Queue
@@ -223,7 +222,7 @@ class Study:
             raise UserError(f"{path}: not a study ({error}); remove it or choose another --out") from error
         journals = self.out / "journal"
         current = {self.header(f)["federation"]: settings_of(f) for f in self.recipe.federations}
-        kept = {name: settings for name, settings in earlier.items() if (journals / f"{name}.jsonl").is_file()}
+        kept = {n: with_defaults(settings) for n, settings in earlier.items() if (journals / f"{n}.jsonl").is_file()}
         described = {
             "recipe": dict(self.recipe.source),
             "name": self.recipe.name,
@@ -324,13 +323,6 @@ class Study:
 def last_round(federation: Federation) -> int:
     """Number of a federation's last round, those that make a common start included."""
     return schedule_of(federation).last_round
-
-
-def identify(federation: Federation, read: Mapping[str, str] | None = None) -> str:
-    """A name for files: the method's, and a hash of every setting, of all `contents`, and of fedkd's numerics."""
-    made_of = [federation.to_json(), contents(federation) if read is None else dict(read), NUMERICS]
-    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
-    return f"{parse(federation.method).name}-{digest.hexdigest()[:12]}"
 
 
 def skew_rows(federation: Federation) -> list[Row]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkd.base.numerics import CHANGES, NUMERICS
+from simulations.identity import with_defaults
 
 FOLDER = "superseded"
 _NOT_COMPARED = ("rounds", "save")
@@ -41,7 +42,9 @@ def set_aside(out: Path, headers: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 def slot(header: Mapping[str, Any]) -> str:
     """What stays of a header when only files, rounds or fedkd change: equal for results that replace each other."""
-    return json.dumps({k: v for k, v in header["settings"].items() if k not in _NOT_COMPARED}, sort_keys=True)
+    return json.dumps(
+        {k: v for k, v in with_defaults(header["settings"]).items() if k not in _NOT_COMPARED}, sort_keys=True
+    )
 
 
 def outdated(numerics: int) -> str:

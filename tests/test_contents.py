@@ -18,8 +18,9 @@ from analysis.results.table import others
 from fedkd.base.errors import UserError
 from fedkd.base.files import content_hash, located, look_beside, python_files
 from fedkd.models import build_model
+from simulations.identity import identify
 from simulations.recipe import expand, read
-from simulations.study import Study, Watcher, identify
+from simulations.study import Study, Watcher
 from tests.conftest import assert_same_numbers, fedkd, numbers, written
 
 METHOD = """
@@ -138,7 +139,7 @@ class TestIdentity:
 
     def test_fedkds_own_numbers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(tmp_path / "out", method="local")
-        for module in ("study", "superseding"):
+        for module in ("identity", "study", "superseding"):
             monkeypatch.setattr(f"simulations.{module}.NUMERICS", 99)
         again = run(tmp_path / "out", method="local")
         assert again.run == 1

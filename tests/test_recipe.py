@@ -12,8 +12,9 @@ import pytest
 
 from fedkd.base.errors import UserError
 from fedkd.settings.federation import Federation
+from simulations.identity import identify
 from simulations.recipe import SHIPPED, Recipe, expand, known_keys, read, settings_of
-from simulations.study import _varying, identify
+from simulations.study import _varying
 from tests.conftest import written
 
 SWEEP: dict[str, Any] = {

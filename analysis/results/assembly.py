@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ def assemble(journals: Sequence[Journal], study: Mapping[str, Any], directory: P
     for journal in journals:
         if missing := [key for key in IDENTITY if key not in journal.settings]:
             raise ResultsError(f"journal of {journal.federation}: its settings lack {', '.join(missing)}")
+    # A journal may be older than a setting: whoever ran the recipe last has written its default into study.json.
+    listed = study.get("federations", {})
+    journals = [replace(each, settings={**listed.get(each.federation, {}), **each.settings}) for each in journals]
     others = _swept(journals, study, directory)
     keys = [*IDENTITY, *others]
     columns = {key: _column([journal.settings.get(key) for journal in journals]) for key in keys}

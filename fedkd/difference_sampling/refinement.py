@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from fedkd.base.added import identity
 from fedkd.base.errors import DivergedError, UserError
 from fedkd.base.spec import own_code
 from fedkd.base.store import alone, read_tensors, write_tensors
@@ -84,7 +85,7 @@ def trained(
                 ) from error
         return model.state_dict()
 
-    known = {name: value for name, value in sorted(asdict(settings).items()) if name not in ("epochs", "steps")}
+    known = {name: value for name, value in sorted(identity(settings).items()) if name not in ("epochs", "steps")}
     parts = [
         spec,
         *map(str, sorted(own_code(spec).items())),

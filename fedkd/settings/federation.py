@@ -11,6 +11,7 @@ from annotated_types import Ge, Interval
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.added import ADDED
 from fedkd.base.catalogue import STRICT
 from fedkd.base.files import file_cache
 from fedkd.models import ARCHITECTURES, assignment
@@ -37,7 +38,7 @@ class Federation:
     """ids of the clients that may teach; empty: all"""
     rounds: Annotated[int, Ge(0)] = 10
     """rounds after the start"""
-    participation: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    participation: Annotated[float, Interval(gt=0, le=1), ADDED] = 1.0
     """share of the clients that learn in a round, drawn from the seed, the same for every method; at least one"""
     seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
     """seed of everything that is drawn: partition, initial weights, batches"""

@@ -7,12 +7,13 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fedkd.base.added import identity
 from fedkd.base.errors import DivergedError
 from fedkd.base.spec import own_code
 from fedkd.base.store import alone, read_tensors, write_tensors
@@ -147,9 +148,9 @@ def _validated(scratch: Node, val: Data | None) -> tuple[float, float]:
 def _place(client: Node, model: Model, name: str, settings: Pretraining) -> Path:
     data = client.private
     assert data.y is not None
-    identity = [SCHEMA, torch.__version__, name, sorted(asdict(settings).items()), client.id, client.seed]
-    identity += sorted(own_code(name).items())  # equal weights train otherwise in another network
-    digest = hashlib.sha256(repr(identity).encode())
+    parts = [SCHEMA, torch.__version__, name, sorted(identity(settings).items()), client.id, client.seed]
+    parts += sorted(own_code(name).items())  # equal weights train otherwise in another network
+    digest = hashlib.sha256(repr(parts).encode())
     judging = (client.val.x, client.val.y) if _watches_validation(settings) and client.val else ()
     for tensor in (data.x, data.y, *judging, *_flat(model.state_dict())):
         assert tensor is not None

@@ -1,0 +1,42 @@
+"""What tells the results of one federation from those of another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fedkd.base.added import added_defaults, identity
+from fedkd.base.numerics import NUMERICS
+from fedkd.base.spec import parse
+from fedkd.settings.federation import Federation
+from simulations.contents import contents
+
+
+def identify(federation: Federation, read: Mapping[str, str] | None = None) -> str:
+    """A name for files: the method's, and a hash of its settings, of all `contents`, and of fedkd's numerics.
+
+    Settings that an earlier fedkd did not have count only where they differ from their default.
+    """
+    settings = json.dumps(identity(federation), sort_keys=True)
+    parts = [settings, contents(federation) if read is None else dict(read), NUMERICS]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    return f"{parse(federation.method).name}-{digest.hexdigest()[:12]}"
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings that an earlier fedkd may have written, with the defaults of those that it did not have."""
+    return {**added_defaults(Federation), **settings}
+
+
+def same_header(one: Any, other: Any) -> bool:
+    """Whether two journal headers, as read from JSON, are those of one federation."""
+    return bool(_completed(one) == _completed(other))
+
+
+def _completed(header: Any) -> Any:
+    if not (isinstance(header, dict) and isinstance(header.get("settings"), dict)):
+        return header
+    # Through JSON: a tuple and a list are the same there.
+    return json.loads(json.dumps({**header, "settings": with_defaults(header["settings"])}))
