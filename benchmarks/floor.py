@@ -22,6 +22,7 @@ from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.methods.kd import KD
 from fedkd.models import build_model
+from fedkd.node.moment import in_round
 from fedkd.protocol.client import use_one_thread
 from fedkd.tensors.losses import cross_entropy
 from fedkd.training.batch import Target
@@ -60,7 +61,7 @@ def training() -> tuple[float, float]:
     """Milliseconds a kd step: of `fit`, and of the same arithmetic in a bare loop."""
     federation = Federation("kd", clients=2)
     held = holdings(federation, 0)
-    node = Node(0, 2, 0, Training(), CLASSES, held.data, held.val, held.transfer, round=1)
+    node = Node(0, 2, 0, Training(), CLASSES, held.data, held.val, held.transfer, moment=in_round(1))
     node.models["student"] = build_model("cnn", SHAPE, CLASSES, 0, "benchmark")
     teacher = torch.randn(PUBLIC, CLASSES)
     method, steps = KD(), 200

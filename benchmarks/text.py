@@ -20,6 +20,7 @@ from fedkd import Data, Node, Training, fit
 from fedkd.data import load
 from fedkd.methods.kd import KD
 from fedkd.models import build_model
+from fedkd.node.moment import in_round
 from fedkd.protocol.client import use_one_thread
 from fedkd.tensors.losses import cross_entropy
 from fedkd.training.batch import Target
@@ -50,7 +51,15 @@ def main() -> None:
         Data(*dataset.pairs(dataset.train[start : start + n])) for start, n in ((0, CHUNKS), (CHUNKS, PUBLIC))
     )
     node = Node(
-        0, 2, 0, Training(batch_size=BATCH, lr=0.01), len(dataset.outputs), private, None, Data(public.x, None), round=1
+        0,
+        2,
+        0,
+        Training(batch_size=BATCH, lr=0.01),
+        len(dataset.outputs),
+        private,
+        None,
+        Data(public.x, None),
+        moment=in_round(1),
     )
     node.models["student"] = model = build_model(spec, dataset.shape, node.classes, 0, "benchmark")
     parameters: list[torch.Tensor] = list(model.parameters())

@@ -23,6 +23,7 @@ from fedkd.flower import wire
 from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.schedule import schedule_of
 from fedkd.tuning.search import Search
 from simulations.data import load_holdings
 from simulations.engine import InlineGrid
@@ -39,15 +40,16 @@ class Clock(InlineGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         self.began.append(time.perf_counter())
         replies = list(super().send_and_receive(messages, timeout=timeout))
-        told = [wire.from_metrics(reply.content) for reply in replies]
-        self.steps.append(sum(one["", "steps"] + one.get(("", "tuning_steps"), 0.0) for one in told))
+        answers = [reply for message in replies for reply in wire.Answer.read(message.content).replies.values()]
+        measured = [answer.metrics for answer in answers]
+        self.steps.append(sum(one["", "steps"] + one.get(("", "tuning_steps"), 0.0) for one in measured))
         return replies
 
 
 def measured(method: str, partition: str) -> str:
     """One line about a search."""
     federation = Federation(method, partition=partition, clients=10, rounds=10, train=Training(lr=0.02))
-    built = federation.built
+    built = schedule_of(federation).method
     assert isinstance(built, Search), f"{method} has no search"
     tried: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:

@@ -20,8 +20,10 @@ from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
 from fedkd.models import Model, build_model
 from fedkd.node.holdings import Holdings, Judgement, Loader
+from fedkd.node.moment import AT_START, Moment, Phase, in_round
 from fedkd.node.node import CPU, SERVER, Node
-from fedkd.protocol.client import Reply, reports, serve
+from fedkd.protocol.client import Reply, take_part
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.tensors.samples import Data
@@ -152,11 +154,16 @@ def node(
         data=held.data,
         val=held.val,
         transfer=held.transfer,
-        round=round,
+        moment=in_round(round),
         specs=(MODEL,) * clients,
         shape=SHAPE,
         models={"student": model(client)},
     )
+
+
+def preparing(step: int) -> Moment:
+    """Preparation `step` of a method that begins with the start; 0: the start itself."""
+    return Moment(Phase.PREPARE, step, exchange=step, since=step, begins=False) if step else AT_START
 
 
 def server(*, clients: int = 3, labelled: bool = False) -> Node:
@@ -223,7 +230,8 @@ def federate(federation: Federation, load: Loader = load, store: Path | None = N
     if store is None:
         with tempfile.TemporaryDirectory() as folder:
             return federate(federation, load, Path(folder), twice=twice)
-    method, clients = federation.built, range(federation.clients)
+    schedule, clients = schedule_of(federation), range(federation.clients)
+    method = schedule.method
     held = load(federation, SERVER)
     specs = federation.client_models
     at = Node(
@@ -239,10 +247,10 @@ def federate(federation: Federation, load: Loader = load, store: Path | None = N
         received: dict[int, Knowledge] = {}
         for client in clients[:1] if method.pools else clients:
             told = sent.get(client, Knowledge())
-            reply = serve(federation, client, exchange, told, watched[client], store)
+            reply = take_part(federation, client, exchange, told, watched[client], store)
             if twice:
                 left = _content(store)
-                again = serve(federation, client, exchange, told, load(federation, client), store)
+                again = take_part(federation, client, exchange, told, load(federation, client), store)
                 assert timeless(again) == timeless(reply)
                 assert same_knowledge(again.report, reply.report)
                 assert _content(store) == left
@@ -250,9 +258,9 @@ def federate(federation: Federation, load: Loader = load, store: Path | None = N
             if reply.report is not None:
                 received[client] = travelled(reply.report)
         outcome.reports.append(received)
-        at.exchange, at.round = exchange, max(0, exchange - method.preparations)
+        at.moment = schedule.moments[exchange]
         sent = {}
-        if reports(federation, exchange):
+        if schedule.merges(at.moment):
             if exchange == 0:
                 method.setup(at)
             sent = {client: travelled(bag) for client, bag in method.merge(at, received).items()}

@@ -13,6 +13,7 @@ from fedkd.distillation.teachers import choose, class_teacher_in, peers_in
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
 from fedkd.node.node import Node
+from fedkd.protocol.schedule import schedule_of
 from fedkd.training.batch import Target
 from tests.small import LABELLED, Outcome, federate, node, same_outcome, server, small
 from tests.small import own_cache as own_cache
@@ -158,14 +159,15 @@ class TestLimits:
 
     def test_it_is_no_start(self) -> None:
         federation = small("fedavg", start=BESIDE, transfer=LABELLED)
-        assert federation.consolidation is not None
+        plan = schedule_of(federation).consolidation
+        assert plan is not None
         with pytest.raises(UserError, match="all other clients"):
-            federation.consolidation.check(federation, True)
+            plan.check(federation, True)
 
     def test_its_bytes_stand_apart_from_those_of_a_search(self) -> None:
-        from fedkd.flower.rounds import _added
+        from fedkd.protocol.ledger import added
 
-        rows = _added(
+        rows = added(
             [], [(0, "", "bytes_up", 3.0), (0, "", "bytes_down", 4.0)], f"{METHODS.build(ALONE).preparation}_bytes"
         )
         assert (0, "", "encoder_bytes", 7.0) in rows

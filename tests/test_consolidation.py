@@ -17,6 +17,7 @@ from fedkd.method import METHODS
 from fedkd.models import restored_model
 from fedkd.node.holdings import Row
 from fedkd.node.node import SERVER
+from fedkd.protocol.schedule import schedule_of
 from fedkd.protocol.start import consolidation
 from fedkd.settings.federation import Federation
 from simulations.engine import InlineGrid
@@ -190,9 +191,9 @@ def test_before_other_methods_the_average_takes_a_round() -> None:
 
 
 def test_other_starts_take_their_rounds_before_fedavg_too() -> None:
-    assert small.small("fedavg", start="best_client").last_round == 3
-    assert small.small("fedavg", start="average").last_round == 2
-    assert small.small("kd", start="average").last_round == 3
+    assert schedule_of(small.small("fedavg", start="best_client")).last_round == 3
+    assert schedule_of(small.small("fedavg", start="average")).last_round == 2
+    assert schedule_of(small.small("kd", start="average")).last_round == 3
 
 
 def taught(client: int, start: small.Weights, logits: torch.Tensor, method: str = "kd") -> small.Weights:
@@ -251,7 +252,7 @@ def test_more_rounds_of_training_in_a_hand_over_change_the_model_not_the_rounds(
 
 
 def _check(of: Federation) -> None:
-    plan = of.consolidation
+    plan = schedule_of(of).consolidation
     assert plan is not None
     plan.check(of, of.transfer.endswith("labelled=true)"))
 
@@ -283,4 +284,4 @@ def test_what_cannot_become_one_is_refused(settings: Any, message: str) -> None:
 def test_plain_starts_consolidate_nothing() -> None:
     assert consolidation("pretrained") is None
     assert consolidation("random") is None
-    assert Federation("kd").last_round == 10
+    assert schedule_of(Federation("kd")).last_round == 10

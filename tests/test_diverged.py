@@ -17,6 +17,7 @@ from fedkd.flower.rounds import Rounds
 from fedkd.method import METHODS
 from fedkd.node.holdings import Row
 from fedkd.node.node import CPU
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.training.finite import check_results, check_weights
@@ -50,7 +51,7 @@ def ends(method: str, **settings: Any) -> tuple[str, list[Row]]:
         "pretrain": Pretraining(epochs=1),
     }
     federation, rows = Federation(method, **(plain | settings)), []
-    federation.built.check(federation, True)
+    schedule_of(federation).method.check(federation, True)
     grid = InlineGrid(client_app(load_holdings), 2)
     try:
         Rounds(federation, load_holdings).start(grid, sorted(grid.get_node_ids()), lambda _, more: rows.extend(more))

@@ -17,6 +17,7 @@ from fedkd.base.streams import stream
 from fedkd.data import load as load_dataset
 from fedkd.node.holdings import Holdings
 from fedkd.node.node import SERVER, Node
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Training
 from fedkd.tensors.evaluate import accuracy
@@ -155,7 +156,7 @@ class TestEqualWork:
         self, spec: str, transfer: str, training: Training
     ) -> None:
         federation = small(spec, transfer=transfer, train=training)
-        preparations = federation.built.preparations
+        preparations = schedule_of(federation).method.preparations
         outcome = federate(federation)
         for client in range(2):
             taken = [outcome.rows[exchange, client, "", "steps"] for exchange in range(preparations + 3)]
@@ -166,7 +167,8 @@ class TestEqualWork:
     def test_no_step_propagates_more_than_one_batch_of_each_kind(self, spec: str, transfer: str) -> None:
         federation = small(spec, transfer=transfer)
         outcome = federate(federation)
-        for round in range(federation.built.preparations + 1, federation.built.preparations + 3):
+        prepared = schedule_of(federation).method.preparations
+        for round in range(prepared + 1, prepared + 3):
             for client in range(2):
                 steps, propagated = (outcome.rows[round, client, "", metric] for metric in ("steps", "samples"))
                 assert 0 < propagated <= steps * 2 * TRAINING.batch_size
@@ -207,7 +209,7 @@ class TestUnseen:
             return replace(held, val=val, judged={**held.judged, "val": val})
 
         federation = small(spec, transfer=transfer)
-        if federation.built.preparations:
+        if schedule_of(federation).method.preparations:
             # Which cell is chosen may change, and with it everything after; the cells' training must not.
             federation = replace(federation, rounds=0)
         assert same_outcome(federate(federation, changed), federate(federation), but="val")

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.models import build_model
 from fedkd.node.node import Node
-from fedkd.protocol.client import serve
+from fedkd.protocol.client import take_part
 from fedkd.protocol.keeping import keep, kept_model
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
@@ -85,7 +85,7 @@ class TestSave:
     def test_a_client_that_only_teaches_keeps_its_start(self, tmp_path: Path) -> None:
         of = federation(save="last", students=(0,))
         for client in range(2):
-            serve(of, client, 0, Knowledge(), small.load(of, client), tmp_path)
+            take_part(of, client, 0, Knowledge(), small.load(of, client), tmp_path)
         assert not kept_model(tmp_path, 0).exists()
         start = small.federate(federation())
         assert small.same_weights(kept(tmp_path, 1), start.weights[1][0])

@@ -22,7 +22,8 @@ from fedkd.base.spec import Spec, parse
 from fedkd.flower.wire import from_arrays, to_arrays
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
-from fedkd.protocol.client import StateLostError, forget, has_state, serve
+from fedkd.protocol.client import StateLostError, forget, has_state, take_part
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from tests.small import (
     LABELLED,
@@ -182,7 +183,7 @@ class TestRunning:
         federation = small(spec, transfer=transfer)
         again = Federation.from_json(federation.to_json())
         assert again == federation
-        assert again.built == federation.built
+        assert schedule_of(again).method == schedule_of(federation).method
 
     def test_a_method_in_the_users_own_file_runs_like_any_other(self, tmp_path: Path) -> None:
         file = tmp_path / "own.py"
@@ -196,34 +197,34 @@ class TestRunning:
 class TestState:
     """A client's state lies on its own disk: the last exchange's, and the one before for a message that comes again."""
 
-    def serve(self, exchange: int, store: Path, client: int = 0) -> None:
+    def visit(self, exchange: int, store: Path, client: int = 0) -> None:
         federation = small("local", rounds=4, clients=11)
-        serve(federation, client, exchange, Knowledge(), load(federation, client), store)
+        take_part(federation, client, exchange, Knowledge(), load(federation, client), store)
 
     def test_two_exchanges_are_kept(self, tmp_path: Path) -> None:
         for exchange in range(4):
-            self.serve(exchange, tmp_path)
+            self.visit(exchange, tmp_path)
         assert [has_state(tmp_path, 0, exchange) for exchange in range(5)] == [False, False, True, True, False]
 
     def test_the_last_exchange_leaves_none_of_its_own_but_its_input(self, tmp_path: Path) -> None:
         for exchange in range(5):
-            self.serve(exchange, tmp_path)
+            self.visit(exchange, tmp_path)
         assert [has_state(tmp_path, 0, exchange) for exchange in range(5)] == [False, False, False, True, False]
-        self.serve(4, tmp_path)
+        self.visit(4, tmp_path)
 
     def test_a_lost_or_damaged_state_is_said_and_never_made_up(self, tmp_path: Path) -> None:
-        self.serve(0, tmp_path)
+        self.visit(0, tmp_path)
         (kept,) = tmp_path.iterdir()
         kept.write_bytes(kept.read_bytes()[:-1])
         with pytest.raises(StateLostError, match="client 0"):
-            self.serve(1, tmp_path)
+            self.visit(1, tmp_path)
         kept.unlink()
         with pytest.raises(StateLostError, match="exchange 0"):
-            self.serve(1, tmp_path)
+            self.visit(1, tmp_path)
 
     def test_forgetting_one_client_leaves_the_others(self, tmp_path: Path) -> None:
         for client in (1, 10):
-            self.serve(0, tmp_path, client)
+            self.visit(0, tmp_path, client)
         forget(1, tmp_path)
         assert not has_state(tmp_path, 1, 0)
         assert has_state(tmp_path, 10, 0)

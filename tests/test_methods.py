@@ -30,6 +30,7 @@ from tests.small import (
     distance,
     federate,
     node,
+    preparing,
     same_knowledge,
     same_outcome,
     same_weights,
@@ -274,7 +275,7 @@ class TestMerging:
         reports = {client: Knowledge(logits=torch.full((1, CLASSES), float(client))) for client in clients}
 
         def drawn(exchange: int) -> list[int]:
-            at.exchange = exchange
+            at.moment = preparing(exchange)
             return [int(bag["logits"][0, 0]) for _, bag in sorted(method.merge(at, reports).items())]
 
         assert all(teacher != student for student, teacher in enumerate(drawn(0)))

@@ -22,13 +22,15 @@ from fedkd.method import METHODS
 from fedkd.methods.miniplm import MiniPLM
 from fedkd.models import Model, build_model
 from fedkd.node.holdings import Holdings
+from fedkd.node.moment import in_round
 from fedkd.node.node import SERVER, Node
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.tensors import top_k
 from fedkd.tensors.samples import Data
 from fedkd.training.batch import Batch
-from tests.small import LABELLED, UNLABELLED, Outcome, distance, federate, own_cache, same_weights, small
+from tests.small import LABELLED, UNLABELLED, Outcome, distance, federate, own_cache, preparing, same_weights, small
 from tests.test_fairness import hidden, only_judges_read
 
 __all__ = ["only_judges_read", "own_cache"]
@@ -80,7 +82,7 @@ def node(client: int = 0, round: int = 0, exchange: int = 1) -> Node:
     own = held(text("local"), client)
     made = Node(
         client, 2, 0, TRAINING, VOCABULARY, own.data, own.val, own.transfer,
-        specs=(STUDENT, STUDENT), shape=(LENGTH,), round=round, exchange=exchange,
+        specs=(STUDENT, STUDENT), shape=(LENGTH,), moment=in_round(round) if round else preparing(exchange),
     )  # fmt: skip
     made.models["student"] = network(STUDENT)
     return made
@@ -181,13 +183,13 @@ class TestGlobalCut:
     def test_it_keeps_the_best_of_all_clients(self) -> None:
         method = miniplm(cut="global", keep=0.4)
         built = METHODS.build(method)
-        clients, at = [node(0), node(1)], Node(SERVER, 2, 0, TRAINING, VOCABULARY, exchange=1)
+        clients, at = [node(0), node(1)], Node(SERVER, 2, 0, TRAINING, VOCABULARY, moment=preparing(1))
         models = {"teacher": network(TEACHER), "reference": network(REFERENCE)}
         told = sent(**models)
         for exchange in (1, 2):
-            at.exchange = exchange
+            at.moment = preparing(exchange)
             for client in clients:
-                client.exchange = exchange
+                client.moment = preparing(exchange)
                 built.prepare(client, told)
             reports = {client.id: report for client in clients if (report := built.report(client))}
             told = built.merge(at, reports)[0]
@@ -201,7 +203,7 @@ class TestGlobalCut:
         best = difference.top(torch.tensor([poor - good for poor, good in pairs]), 0.4).tolist()
         found = []
         for client, first in zip(clients, (0, 10), strict=True):
-            client.round, client.exchange = 1, 3
+            client.round = 1
             built.learn(client, told)
             found += [first + place for place in client.state[KEPT].tolist()]
         assert found == best
@@ -307,7 +309,7 @@ class TestRounds:
         def exchange(told: Callable[[Tensor], Tensor]) -> Knowledge:
             built, at = (
                 METHODS.build(miniplm(then="dml")),
-                Node(SERVER, 2, 0, TRAINING, VOCABULARY, round=1, exchange=2),
+                Node(SERVER, 2, 0, TRAINING, VOCABULARY, moment=in_round(1)),
             )
             at.transfer = held(text("local"), SERVER).transfer
             logits = torch.zeros(12 * LENGTH, VOCABULARY)
@@ -423,7 +425,7 @@ class TestRefusals:
     def test_federations_that_cannot_be_are_refused(self, spec: str, settings: dict[str, Any], said: str) -> None:
         federation = text(spec, **settings)
         with pytest.raises(UserError, match=said):
-            federation.built.check(federation, federation.transfer != UNLABELLED)
+            schedule_of(federation).method.check(federation, federation.transfer != UNLABELLED)
 
     def test_a_teacher_with_too_short_a_context_is_told(self) -> None:
         spec = miniplm().replace(TEACHER, "gpt(layers=1, width=8, heads=2, context=4)")

@@ -25,6 +25,7 @@ from fedkd.method import METHODS
 from fedkd.methods.label_smoothing import LabelSmoothing
 from fedkd.methods.reffakd import ReffAKD
 from fedkd.node.holdings import Holdings
+from fedkd.node.moment import AT_START
 from fedkd.node.node import SERVER, Node
 from fedkd.settings.federation import Federation
 from fedkd.tensors.samples import Data
@@ -40,6 +41,7 @@ from tests.small import (
     federate,
     load,
     node,
+    preparing,
     same_weights,
     samples,
     server,
@@ -64,7 +66,7 @@ def found(outcome: Outcome, at: int) -> Tensor:
 
 def holder(number: int, data: Data, clients: int = 3) -> Node:
     """A client of given private samples, at the start."""
-    return replace(node(number, clients=clients), data=data, round=0)
+    return replace(node(number, clients=clients), data=data, moment=AT_START)
 
 
 def merged(method: ReffAKD, shards: Sequence[Data]) -> tuple[dict[tuple[str, str], float], Tensor]:
@@ -76,14 +78,14 @@ def merged(method: ReffAKD, shards: Sequence[Data]) -> tuple[dict[tuple[str, str
         reports = {}
         # Replies come in any order.
         for client in reversed(clients):
-            client.exchange = exchange
+            client.moment = preparing(exchange)
             if exchange:
                 method.prepare(client, told[client.id])
             report = method.report(client)
             assert (report is None) == (exchange < method.preparations)
             if report is not None:
                 reports[client.id] = report
-        at.exchange = exchange
+        at.moment = preparing(exchange)
         told = method.merge(at, reports)
     assert len({id(bag) for bag in told.values()}) == 1, "all are told the same"
     return at.records, told[0][SOFT_LABELS]
@@ -206,7 +208,7 @@ class TestRounds:
 
     def test_who_only_teaches_has_nothing_to_say_and_who_only_learns_has(self) -> None:
         method, roles = ReffAKD(epochs=1), {"students": (0, 1), "teachers": (1, 2)}
-        clients = [replace(node(client), exchange=1, **roles) for client in range(3)]  # type: ignore[arg-type]
+        clients = [replace(node(client), moment=preparing(1), **roles) for client in range(3)]  # type: ignore[arg-type]
         encoder = {f"encoder/{name}": value for name, value in autoencoder.encoder(1).state_dict().items()}
         for client in clients:
             method.prepare(client, Knowledge(encoder))
@@ -266,7 +268,7 @@ class TestCut:
         at = server()
         if method.preparations:
             method.merge(at, outcome.reports[0])
-            at.exchange = 1
+            at.moment = preparing(1)
         one, other = (
             method.merge(at, dict(order))
             for order in (

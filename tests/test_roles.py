@@ -14,6 +14,7 @@ from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.node.holdings import Row
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from simulations.engine import InlineGrid
 from tests import small
@@ -38,14 +39,8 @@ class Heard(InlineGrid):
 
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
         messages = list(messages)
-        self.told.append(
-            {
-                int(str(message.content.config_records[wire.EXCHANGE]["client"])): wire.from_arrays(
-                    message.content.array_records[wire.KNOWLEDGE]
-                )
-                for message in messages
-            }
-        )
+        requests = [wire.Request.read(message.content) for message in messages]
+        self.told.append({client: bag for request in requests for client, bag in request.knowledge.items()})
         return super().send_and_receive(messages, timeout=timeout)
 
 
@@ -143,4 +138,4 @@ def test_the_sum_over_peers_counts_those_that_teach() -> None:
 def test_too_few_teachers_are_refused_before_anything_runs(method: str, settings: Any, message: str) -> None:
     of = Federation(method, clients=4, **settings)
     with pytest.raises(UserError, match=message):
-        of.built.check(of, labelled=False)
+        schedule_of(of).method.check(of, labelled=False)

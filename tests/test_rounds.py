@@ -22,6 +22,7 @@ from fedkd.flower.rounds import FederationError, Rounds
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.node.holdings import Row
 from fedkd.node.node import SERVER
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.training.fit import fit
 from simulations.engine import InlineGrid
@@ -112,7 +113,7 @@ class TestEveryMethod:
         kept, grid = undisturbed(of)
         for metric, exchanges in (("bytes_down", grid.down), ("bytes_up", grid.up)):
             sent = [[payload(message) for message in messages] for messages in exchanges]
-            preparations = of.built.preparations
+            preparations = schedule_of(of).method.preparations
             start = [sum(of_client) for of_client in zip(*sent[: preparations + 1], strict=True)]
             wanted = [start, *sent[preparations + 1 :]]
             assert [kept.per_client(metric, number) for number in kept.rounds] == wanted, metric
@@ -121,7 +122,7 @@ class TestEveryMethod:
         of = federation(method, transfer)
         _, grid = undisturbed(of)
         nodes = list(grid.get_node_ids())
-        assert len(grid.down) == len(grid.up) == 1 + of.built.preparations + of.rounds
+        assert len(grid.down) == len(grid.up) == 1 + schedule_of(of).method.preparations + of.rounds
         for down, up in zip(grid.down, grid.up, strict=True):
             assert [message.metadata.dst_node_id for message in down] == nodes
             assert [message.metadata.src_node_id for message in up] == nodes
@@ -129,13 +130,13 @@ class TestEveryMethod:
     def test_nothing_is_uploaded_that_nobody_would_read(self, method: str, transfer: str) -> None:
         of = federation(method, transfer)
         _, grid = undisturbed(of)
-        assert [payload(message) > 0 for message in grid.up[-1]] == [of.built.has_global_model] * CLIENTS
+        assert [payload(message) > 0 for message in grid.up[-1]] == [schedule_of(of).method.has_global_model] * CLIENTS
 
     def test_without_rounds_nothing_travels_but_what_prepares(self, method: str, transfer: str) -> None:
         of, grid = federation(method, transfer, rounds=0), WatchedGrid()
         kept = run(of, grid)
         assert kept.rounds == [0]
-        assert [payload(message) > 0 for message in grid.up[-1]] == [of.built.has_global_model] * CLIENTS
+        assert [payload(message) > 0 for message in grid.up[-1]] == [schedule_of(of).method.has_global_model] * CLIENTS
 
     def test_the_order_of_replies_changes_no_number(self, method: str, transfer: str) -> None:
         def shuffled(exchange: int, replies: list[Message]) -> list[Message]:
@@ -152,7 +153,7 @@ class TestEveryMethod:
         whole = undisturbed(of)[0].timeless
         for after in range(of.rounds + 1):
             store = tmp_path / str(after)
-            kept = stopped(of, store, 1 + of.built.preparations + after)
+            kept = stopped(of, store, 1 + schedule_of(of).method.preparations + after)
             assert kept.rounds == list(range(after + 1))
             rounds = Rounds(of, small.load, store)
             assert rounds.resume(after)
@@ -167,7 +168,7 @@ class TestEveryMethod:
         self, method: str, transfer: str, tmp_path: Path
     ) -> None:
         of = federation(method, transfer)
-        kept, dying = Kept(), DyingGrid(exchange=of.built.preparations + 2, client=1)
+        kept, dying = Kept(), DyingGrid(exchange=schedule_of(of).method.preparations + 2, client=1)
         with pytest.raises(KeyboardInterrupt):
             Rounds(of, small.load, tmp_path).start(dying, list(dying.get_node_ids()), kept)
         assert kept.rounds == [0, 1]
@@ -309,7 +310,7 @@ class TestWhatIsLost:
         def diverged(exchange: int, replies: list[Message]) -> list[Message]:
             if exchange == 2:
                 nothing = Knowledge(logits=torch.full((14, 3), torch.nan, dtype=torch.float16))
-                replies[1].content[wire.KNOWLEDGE] = wire.to_arrays(nothing)
+                replies[1].content["knowledge/1"] = wire.to_arrays(nothing)
             return replies
 
         kept = self.failing(diverged, r"clients 1 sent .*not finite in round")
@@ -317,7 +318,7 @@ class TestWhatIsLost:
 
     def test_survivors_are_never_merged(self, monkeypatch: pytest.MonkeyPatch) -> None:
         merged: list[int] = []
-        dml = type(federation(ALWAYS).built)
+        dml = type(schedule_of(federation(ALWAYS)).method)
         original = dml.merge
 
         def watched(self: Any, server: Any, reports: Any) -> Any:
@@ -333,7 +334,7 @@ class TestWhatIsLost:
         rounds = Rounds(of, small.load, tmp_path)
         # Nobody has a state of exchange 0.
         replies = list(grid.send_and_receive(rounds.configure(1, list(grid.get_node_ids()))))
-        assert all(reply.has_error() for reply in replies)
+        assert all(list(wire.Answer.read(reply.content).failures) == [client] for client, reply in enumerate(replies))
         with pytest.raises(FederationError, match=r"3 of 3 clients failed.*has no state of exchange 0"):
             rounds.aggregate(1, replies)
 

@@ -21,6 +21,7 @@ from fedkd.knowledge.weights import average
 from fedkd.method import METHODS
 from fedkd.models import build_model
 from fedkd.node.holdings import Holdings
+from fedkd.node.moment import in_round
 from fedkd.node.node import SERVER, Node
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
@@ -101,8 +102,8 @@ def client(labelled: bool = False, training: Training | None = None) -> Node:
     own = held(of, 1)
     model = build_model(MODEL, (LENGTH,), VOCABULARY, 0, "init")
     return Node(
-        1, 2, 0, training or of.train, VOCABULARY, data=own.data, val=own.val, transfer=own.transfer, round=1,
-        specs=(MODEL,) * 2, shape=(LENGTH,), models={"student": model},
+        1, 2, 0, training or of.train, VOCABULARY, data=own.data, val=own.val, transfer=own.transfer,
+        moment=in_round(1), specs=(MODEL,) * 2, shape=(LENGTH,), models={"student": model},
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from fedkd.methods.dml import DML
 from fedkd.methods.kd import KD
 from fedkd.methods.tuned import Tuned
 from fedkd.node.node import Node
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Training
 from fedkd.tuning.search import Search
@@ -32,6 +33,7 @@ from tests.small import (
     distance,
     federate,
     node,
+    preparing,
     same_weights,
     server,
     small,
@@ -167,7 +169,7 @@ class TestFairCells:
 
         def watched(self: Any, client: Node, knowledge: Knowledge) -> None:
             draws = client.rng("batches/private", 0).initial_seed()
-            seen.append(((self, client.training.lr), client.round, weights(client.student), draws, client.exchange))
+            seen.append(((self, client.training.lr), client.round, weights(client.student), draws, client.moment.since))
             before = client.steps
             learn(self, client, knowledge)
             assert client.steps - before == TRAINING.steps_a_round(len(client.private))
@@ -193,12 +195,12 @@ class TestFairCells:
         client = nodes[1]
         client.state["other"] = torch.arange(3.0)
         before, predicted = weights(client.student), client.transfer_logits().clone()
-        client.exchange = 1
+        client.moment = preparing(1)
         method.prepare(client, sent[1])
         assert len({tuple(key) for key in client.records if key[1].startswith("tuning")}) > 1
         assert same_weights(weights(client.student), before)
         assert torch.equal(client.transfer_logits(), predicted)
-        assert (client.steps, client.samples, client.round, client.exchange) == (0, 0, 0, 1)
+        assert (client.steps, client.samples, client.round, client.moment.since) == (0, 0, 0, 1)
         assert client.training == TRAINING
         assert torch.equal(client.state["other"], torch.arange(3.0))
         assert all(name == "other" or name.startswith("tuning/") for name in client.state)
@@ -234,7 +236,7 @@ class TestAfterwards:
             of = small(tuned(form, rounds=1), rounds=3)
             store = tmp_path / form
             federate(of, store=store)
-            state = read_tensors(store / f"client-0-{of.built.preparations + 2}.state")
+            state = read_tensors(store / f"client-0-{schedule_of(of).method.preparations + 2}.state")
             assert state is not None
             left = {name for name in state if name.startswith("state/tuning/")}
             assert left <= {"state/tuning/chosen", "state/tuning/bags"}, form
@@ -358,7 +360,7 @@ def test_it_is_a_method_like_any_other() -> None:
     assert built == METHODS.build(tuned("one message"))
     assert hash(built) == hash(METHODS.build(tuned("one message")))
     of = small(tuned("one message"))
-    assert Federation.from_json(of.to_json()).built == built
+    assert schedule_of(Federation.from_json(of.to_json())).method == built
     with pytest.raises(UserError, match='val = "local"'):
         built.check(small(tuned("one message"), val="common"), labelled=False)
     assert CLASSES == 3

@@ -13,7 +13,19 @@ from fedkd.methods.kd import KD
 from fedkd.methods.tuned_kd import TunedKD
 from fedkd.node.node import Node
 from fedkd.tensors.evaluate import accuracy, mean_loss
-from tests.small import LABELLED, TRAINING, UNLABELLED, federate, node, same_outcome, same_weights, server, small, start
+from tests.small import (
+    LABELLED,
+    TRAINING,
+    UNLABELLED,
+    federate,
+    node,
+    preparing,
+    same_outcome,
+    same_weights,
+    server,
+    small,
+    start,
+)
 from tests.small import own_cache as own_cache
 
 BOTH = pytest.mark.parametrize("transfer", [UNLABELLED, LABELLED], ids=["unlabelled", "labelled"])
@@ -59,7 +71,7 @@ class TestCells:
         method = METHODS.build("tuned_kd(temperatures=[4.0], weights=[0.5])")
         nodes = [node(client, round=0) for client in range(3)]
         sent = start(method, nodes, server())
-        nodes[0].exchange = 1
+        nodes[0].moment = preparing(1)
         method.prepare(nodes[0], sent[0])
         alone = _learnt(KD(temperature=4.0, weight=0.5), node(0), sent[0], rounds=3)
         assert alone.val is not None

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from fedkd.base.files import forget_files
 from fedkd.base.store import read_tensors, write_tensors
 from fedkd.flower.rounds import Rounds
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.node.holdings import Row
+from fedkd.protocol.schedule import schedule_of
 from fedkd.tuning.grid import Grid, Point
 from fedkd.tuning.sampling import propose
 from tests import small
@@ -43,7 +45,7 @@ EVERY = pytest.mark.parametrize("name", list(SPECS))
 
 def exchanges(name: str) -> int:
     """Preparation exchanges of a spec."""
-    return small.small(SPECS[name]).built.preparations
+    return schedule_of(small.small(SPECS[name])).method.preparations
 
 
 def chosen(numbers: Numbers) -> dict[int, str]:
@@ -181,14 +183,14 @@ class TestResuming:
         grid, state = Heard(), tmp_path / "server.state"
         for exchange in range(exchanges(name) + 4):
             fresh = type(of).from_json(of.to_json())
-            fresh.__dict__.pop("built", None)
+            forget_files()
             rounds = Rounds(fresh, small.load, tmp_path / "clients")
             if exchange:
                 left = read_tensors(state)
                 assert left is not None
-                rounds._restore(left)
+                rounds.server.restore(left)
             rounds.aggregate(exchange, grid.send_and_receive(rounds.configure(exchange, list(grid.get_node_ids()))))
-            write_tensors(state, rounds._checkpoint())
+            write_tensors(state, rounds.server.checkpoint())
         assert len(grid.told) == len(told)
         for mine, its in zip(grid.told, told, strict=True):
             assert mine.keys() == its.keys()
@@ -265,7 +267,8 @@ class TestAdapting:
             small.federate(small.small(f"tuned(method={method!r}, rounds=1{further})"), twice=True)
             for further in (", sampler='tpe', batch=3", "")
         )
-        assert small.small(f"tuned(method={method!r}, sampler='tpe', batch=3, rounds=1)").built.preparations == 2
+        searching = small.small(f"tuned(method={method!r}, sampler='tpe', batch=3, rounds=1)")
+        assert schedule_of(searching).method.preparations == 2
         assert sorted(_scores(tpe, 1)) == sorted(_scores(grid, 1))
         assert not list(_scores(tpe, 2))
         assert same_weights(tpe.final(0), grid.final(0))

@@ -17,6 +17,7 @@ from fedkd.base.errors import UserError
 from fedkd.base.spec import parse
 from fedkd.method import METHODS
 from fedkd.methods.tuned import Tuned
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Training
 from fedkd.tuning.bags import bag, pack, shares
@@ -63,7 +64,9 @@ class TestGrid:
         assert hash(built) == hash(METHODS.build(spec))
         assert isinstance(built, Tuned)
         assert METHODS.build(f"tuned(grid={built.grid!r}, sampler='qmc', trials=3)") == built
-        assert Federation(spec).built == Federation.from_json(Federation(spec).to_json()).built
+        assert (
+            schedule_of(Federation(spec)).method == schedule_of(Federation.from_json(Federation(spec).to_json())).method
+        )
 
     def test_lists_within_lists_and_truth_values_are_values(self) -> None:
         grid = Grid.read(parse("x(grid={'layers': [[8], [8, 8]], 'public': [true, false]})").arguments["grid"])
@@ -118,16 +121,16 @@ class TestRefusing:
     def test_what_one_cell_could_not_run_is_refused_before_anything_runs(self) -> None:
         of = Federation("tuned(method='dp_kd', grid={'mask': ['unsupervised', 'supervised']})", clients=3)
         with pytest.raises(UserError, match="mask"):
-            of.built.check(of, labelled=False)
-        of.built.check(of, labelled=True)
+            schedule_of(of).method.check(of, labelled=False)
+        schedule_of(of).method.check(of, labelled=True)
         of = Federation("tuned(method='kd', grid={'teachers': ['others', 'one(7)']})", clients=3)
         with pytest.raises(UserError, match=r"one\(7\)"):
-            of.built.check(of, labelled=False)
+            schedule_of(of).method.check(of, labelled=False)
 
     def test_one_model_for_all_cannot_be_chosen_by_each(self) -> None:
         of = Federation("tuned(method='fedavg', grid={'lr': [0.1]}, per='client')", clients=3)
         with pytest.raises(UserError, match='per = "federation"'):
-            of.built.check(of, labelled=False)
+            schedule_of(of).method.check(of, labelled=False)
 
 
 class TestCells:

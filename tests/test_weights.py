@@ -21,6 +21,7 @@ from fedkd.method import METHODS
 from fedkd.models import restored_model
 from fedkd.node.holdings import Holdings, Row
 from fedkd.node.node import SERVER
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Training
 from fedkd.tensors.ensemble import mean_logits
@@ -155,11 +156,11 @@ class TestFedAvg:
     def test_what_cannot_be_averaged_is_refused_naming_the_clients(self, settings: Any, message: str) -> None:
         of = Federation("fedavg", clients=3, **settings)
         with pytest.raises(UserError, match=message):
-            of.built.check(of, labelled=False)
+            schedule_of(of).method.check(of, labelled=False)
 
     def test_own_inits_may_be_averaged_on_demand(self) -> None:
         of = Federation("fedavg(force=true)", clients=3, init="per_client")
-        of.built.check(of, labelled=False)
+        schedule_of(of).method.check(of, labelled=False)
 
 
 class TestFedProx:
@@ -224,8 +225,8 @@ class TestBounds:
         assert held.val is not None
         assert len(held.val) == sum(map(len, split.val))
         grid = InlineGrid(client_app(load_holdings), 4)
-        rounds = Rounds(of, load_holdings)
-        assert rounds.participants(0) == rounds.participants(1) == (0,)
+        schedule = schedule_of(of)
+        assert all(schedule.participants(moment) == (0,) for moment in schedule.moments)
         del grid
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedkd.base.streams import stream
 from fedkd.knowledge.knowledge import decode_predictions
 from fedkd.models.architecture import Model, Shape
-from fedkd.node.moment import AT_START, Moment
+from fedkd.node.moment import AT_START, Moment, in_round
 from fedkd.settings.training import Training
 from fedkd.tensors.samples import Data, predicted, rows_a_sample
 
@@ -63,8 +63,12 @@ class Node:
 
     @property
     def round(self) -> int:
-        """Round of the method, from 1; 0 before the first."""
+        """Round of the method, from 1; 0 before the first. Set, it makes the node act as in that round."""
         return self.moment.round
+
+    @round.setter
+    def round(self, number: int) -> None:
+        self.moment = in_round(number)
 
     @property
     def learners(self) -> tuple[int, ...]:

@@ -80,7 +80,7 @@ class Server:
             return None
         booked, self._rows = self._rows, []
         if self._store is not None and not moment.last:
-            write_tensors(_state_file(self._store, moment.exchange), self._state())
+            write_tensors(_state_file(self._store, moment.exchange), self.checkpoint())
             _state_file(self._store, moment.exchange - 2).unlink(missing_ok=True)
         return moment.booked, booked
 
@@ -98,7 +98,7 @@ class Server:
         state = read_tensors(_state_file(self._store, moment.exchange))
         if state is None or not self._clients_have_state(self._store, moment):
             return None
-        self._restore(state)
+        self.restore(state)
         return moment.exchange + 1
 
     def _clients_have_state(self, store: Path, moment: Moment) -> bool:
@@ -168,7 +168,8 @@ class Server:
         server.state.clear()
         return dict.fromkeys(range(self.schedule.federation.clients), model)
 
-    def _state(self) -> dict[str, Tensor]:
+    def checkpoint(self) -> dict[str, Tensor]:
+        """All that the next exchange depends on."""
         tensors = {f"state/{key}": value for key, value in self._node.state.items()}
         for kind, bags in (("knowledge", self._waiting), ("latest", self._latest)):
             for client, bag in bags.items():
@@ -180,7 +181,8 @@ class Server:
             tensors["evaluated"] = torch.tensor(list(json.dumps(known).encode()), dtype=torch.uint8)
         return tensors | {"exchange": torch.tensor(self._node.moment.exchange)}
 
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `checkpoint`."""
         bags: dict[str, dict[int, dict[str, Tensor]]] = {"knowledge": {}, "latest": {}}
         for key, tensor in tensors.items():
             kind, _, rest = key.partition("/")

@@ -30,7 +30,6 @@ from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
 from fedkd.knowledge.weights import average, bundled, packed, unpacked
 from fedkd.method import METHODS
 from fedkd.models import Model, restored_model
-from fedkd.node.moment import in_round
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.settings.alike import check_alike
@@ -132,8 +131,7 @@ class Consolidate:
         state = dict(client.state)
         method.setup(client)
         moment = client.moment
-        for round in range(1, self.rounds + 1):
-            client.moment = in_round(round)
+        for client.round in range(1, self.rounds + 1):
             method.learn(client, knowledge)
         taught = Knowledge(packed(client.student))
         client.moment = moment

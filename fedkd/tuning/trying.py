@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fedkd.base.errors import DivergedError
 from fedkd.knowledge.knowledge import Knowledge
-from fedkd.node.moment import in_round
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.training.finite import not_finite
@@ -161,8 +160,7 @@ def _bags(search: Search, client: Node, knowledge: Knowledge, going: list[int], 
 def _finishes(cell: Cell, alone: Node, told: Knowledge, rounds: Sequence[int]) -> bool:
     """Train a cell for some rounds; False where it diverged, which is a bad cell and no failure."""
     try:
-        for round in rounds:
-            alone.moment = in_round(round)
+        for alone.round in rounds:
             cell.method.learn(alone, told)
     except DivergedError:
         return False
