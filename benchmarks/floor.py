@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from fedkd import SERVER, Data, Federation, Holdings, Node, Training, fit
+from fedkd import SERVER, Data, Federation, Fit, Holdings, Node, Training, fit
 from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.methods.kd import KD
@@ -67,7 +67,7 @@ def training() -> tuple[float, float]:
     method, steps = KD(), 200
 
     def ours() -> None:
-        fit(node, method.loss, Target(teacher), steps=steps)
+        fit(node, Fit(method.loss, Target(teacher), steps=steps))
 
     model = node.student
     parameters: list[torch.Tensor] = list(model.parameters())

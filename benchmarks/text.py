@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from fedkd import Data, Node, Training, fit
+from fedkd import Data, Fit, Node, Training, fit
 from fedkd.data import load
 from fedkd.methods.kd import KD
 from fedkd.models import build_model
@@ -87,8 +87,8 @@ def main() -> None:
             step(0.5 * hard + 0.5 * F.kl_div(logs, wanted, reduction="sum", log_target=True) / (BATCH * length))
 
     runs = {
-        "next token": (lambda: fit(node, lambda b: cross_entropy(b.labelled, b.labels), steps=STEPS), bare, 1),
-        "kd": (lambda: fit(node, KD().loss, Target(teacher), steps=STEPS), bare_kd, 2),
+        "next token": (lambda: fit(node, Fit(lambda b: cross_entropy(b.labelled, b.labels), steps=STEPS)), bare, 1),
+        "kd": (lambda: fit(node, Fit(KD().loss, Target(teacher), steps=STEPS)), bare_kd, 2),
     }
     weights = sum(parameter.numel() for parameter in parameters)
     print(f"{spec}: {weights:,} weights; steps of {BATCH} chunks of {length} bytes of each kind, one thread")

@@ -12,7 +12,7 @@ from fedkd.node.node import SERVER, Node
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.tensors.samples import Data
-from fedkd.training.batch import Batch, Target
+from fedkd.training.batch import Batch, Fit, Target
 from fedkd.training.fit import fit
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Batch",
     "Data",
     "Federation",
+    "Fit",
     "Holdings",
     "Knowledge",
     "Loader",

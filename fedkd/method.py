@@ -8,7 +8,7 @@ client `learn`s, is evaluated beside the method, and sends its `report` back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -30,7 +30,8 @@ from fedkd.node.node import Node
 from fedkd.tensors import ensemble
 from fedkd.tensors.evaluate import right
 from fedkd.tensors.losses import cross_entropy
-from fedkd.training.batch import Batch, Labels, Target
+from fedkd.tensors.samples import Data
+from fedkd.training.batch import Batch, Fit, Labels, Target
 from fedkd.training.fit import fit
 
 if TYPE_CHECKING:
@@ -225,29 +226,45 @@ class Method:
             return None
         return self.selected(client, self.revised(client, predictions))
 
+    def distilled(self, client: Node) -> Data:
+        """The samples that a student distils on in this round: all of the transfer set, or its own where none is."""
+        return client.distilled
+
+    def received(self, client: Node, knowledge: Knowledge) -> Tensor:
+        """(teachers, n, classes) logits that the client was sent; of one teacher where the server has combined them."""
+        client.combined = knowledge["logits"].dim() == 2
+        return client.predictions(knowledge)
+
+    def combined(self, client: Node, predictions: Tensor) -> Tensor:
+        """(n, classes) logits of (teachers, n, classes): what `combine` makes of them, at the server or else here."""
+        return self.rounded(predictions[0]) if client.combined else self.combine(client, predictions)
+
+    def rounded(self, logits: Tensor) -> Tensor:
+        """(n, classes) logits that `combine` gave and the wire has rounded, as they are used."""
+        return logits
+
     def joined(self, client: Node, predictions: Tensor | None) -> Tensor | None:
         """(teachers, n, classes) logits of all teachers: of the peers, and last of the autoencoder if it is one."""
         if not self.class_teacher:
             return predictions
-        labels = client.distilled.y
+        labels = self.distilled(client).y
         assert labels is not None
         own = client.state[SOFT_LABELS][labels].unsqueeze(0)
         return own if predictions is None else torch.cat([predictions, own])
 
     def revised(self, client: Node, predictions: Tensor) -> Target:
         """What `combine` makes of (teachers, n, classes) logits as a target, revised where that is asked for."""
-        on: Literal["private", "transfer"] = "private" if client.exchanges_models else "transfer"
-        said = self.combine(client, predictions)
+        merged, samples = self.combined(client, predictions), self.distilled(client)
         if not self.revision:
-            return Target(said, on=on)
-        labels = client.distilled.y
-        assert labels is not None
+            return Target(merged, samples=samples)
+        assert samples.y is not None
         if not self.revision.per_teacher:
-            logits, changed = self.revision(said, labels)
-            return Target(logits, on=on, revised=changed, said=said)
-        each = [self.revision(teacher, labels) for teacher in predictions]
+            logits, changed = self.revision(merged, samples.y)
+            return Target(logits, samples=samples, revised=changed, original=merged)
+        each = [self.revision(teacher, samples.y) for teacher in predictions]
         changed = torch.stack([wrong for _, wrong in each]).any(dim=0)
-        return Target(self.combine(client, torch.stack([z for z, _ in each])), on=on, revised=changed, said=said)
+        merged_after = self.combine(client, torch.stack([logits for logits, _ in each]))
+        return Target(merged_after, samples=samples, revised=changed, original=merged)
 
     def selected(self, client: Node, target: Target) -> Target:
         """The target with weight 0 for samples that are not to be distilled.
@@ -255,33 +272,39 @@ class Method:
         Records how many are `selected`, `revised`, and on how many the teacher was wrong (`teacher_wrong`,
         `selected_wrong`) as far as labels say so: shares of all samples of the target.
         """
-        kept = self.selection.mask(client, target, self.loss) if self.selection else None
-        if kept is not None:
-            client.record("selected", float(kept.double().mean()), target.on)
-            target = replace(target, weights=kept.to(target.logits.dtype))
+        split = target.split(client)
+        mask = self.selection.mask(client, target, self.loss) if self.selection else None
+        if mask is not None:
+            client.record("selected", float(mask.double().mean()), split)
+            target = replace(target, weights=mask.to(target.logits.dtype))
         if target.revised is not None:
-            client.record("revised", float(target.revised.double().mean()), target.on)
-        labels = client.distilled.y
+            client.record("revised", float(target.revised.double().mean()), split)
+        labels = target.data(client).y
         if labels is not None and (self.selection or self.revision):
             wrong = ~right(target.unrevised, labels)
-            client.record("teacher_wrong", float(wrong.double().mean()), target.on)
-            if kept is not None:
-                client.record("selected_wrong", float((wrong & kept).double().mean()), target.on)
+            client.record("teacher_wrong", float(wrong.double().mean()), split)
+            if mask is not None:
+                client.record("selected_wrong", float((wrong & mask).double().mean()), split)
         return target
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of one step, a scalar."""
         return cross_entropy(batch.labelled, batch.labels)
 
-    def learn(self, client: Node, knowledge: Knowledge) -> None:
-        """One round of training at the client."""
+    def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
+        """One round of training at the client, as one `Fit` or several: code between two sees the trained student."""
         if SOFT_LABELS in knowledge:
             client.state[SOFT_LABELS] = knowledge[SOFT_LABELS].to(client.device)
         early = client.state.pop(_EARLY, None)
         if early is not None and "logits" not in knowledge:
             knowledge = Knowledge(knowledge, logits=early)
-        predictions = self.joined(client, client.predictions(knowledge) if "logits" in knowledge else None)
-        fit(client, self.loss, self.target(client, predictions), labels=self.labels)
+        predictions = self.joined(client, self.received(client, knowledge) if "logits" in knowledge else None)
+        yield Fit(self.loss, self.target(client, predictions), self.labels)
+
+    def learn(self, client: Node, knowledge: Knowledge) -> None:
+        """One round of training at the client: all that is planned."""
+        for job in self.plan(client, knowledge):
+            fit(client, job)
 
 
 _EARLY = "early/logits"

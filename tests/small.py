@@ -26,6 +26,7 @@ from fedkd.protocol.client import Reply, take_part
 from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
+from fedkd.tensors.compute import PLAIN, Compute
 from fedkd.tensors.samples import Data
 
 SHAPE = (1, 4, 4)
@@ -203,9 +204,11 @@ class Watched(Holdings):
 
     seen: list[Weights] = field(default_factory=list)
 
-    def judge(self, model: nn.Module, started_right: Tensor | None, detailed: bool = False) -> Judgement:
+    def judge(
+        self, model: nn.Module, started_right: Tensor | None, detailed: bool = False, compute: Compute = PLAIN
+    ) -> Judgement:
         self.seen.append(weights(model))
-        return super().judge(model, started_right, detailed)
+        return super().judge(model, started_right, detailed, compute)
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,7 +101,7 @@ class TestMask:
             chosen += better
         assert 0 < chosen < len(anchor) - 6, "both sides occur"
         assert found.weights is None
-        assert found.on == "transfer"
+        assert found.split(client) == "transfer"
 
     @MASKS
     def test_of_several_teachers_the_best_is_taken_per_sample(self, mask: Any) -> None:

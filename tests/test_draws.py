@@ -18,6 +18,7 @@ from fedkd.models.trial import try_network
 from fedkd.node.node import CPU, Node
 from fedkd.tensors.draws import Sources, seeded, sources_of
 from fedkd.tensors.losses import cross_entropy
+from fedkd.training.batch import Fit
 from fedkd.training.fit import fit
 from simulations.recipe import read
 from simulations.study import Study
@@ -85,7 +86,7 @@ def trained(of: Model, client: Node | None = None, *, disturbed: bool = True) ->
         return value
 
     for client.round in (1, 2):
-        fit(client, loss, labels="private", steps=3)
+        fit(client, Fit(loss, labels="private", steps=3))
     return weights(of), losses
 
 

@@ -210,7 +210,7 @@ class TestHeadObjective:
         client = node(labelled=True)
         client.transfer = None
         n = len(client.private)
-        target = Target(torch.randn(n, 3, generator=stream("own")), on="private")
+        target = Target(torch.randn(n, 3, generator=stream("own")))
         objective = HeadObjective(client, target, METHODS.build(spec).loss)
         assert objective.features.shape[0] == n
         scores = SELECTIONS.build("influence").scores(client, target, METHODS.build(spec).loss)  # type: ignore[attr-defined]

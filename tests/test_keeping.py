@@ -22,7 +22,7 @@ from fedkd.tensors.evaluate import accuracy, mean_loss
 from fedkd.tensors.losses import cross_entropy
 from fedkd.tensors.samples import Data
 from fedkd.training.augment import augmentation
-from fedkd.training.batch import Batch, Target
+from fedkd.training.batch import Batch, Fit, Target
 from fedkd.training.fit import fit
 from fedkd.training.pretrain import pretrain
 from tests import small
@@ -118,12 +118,14 @@ def by_hand(epochs: int, settings: Pretraining) -> list[tuple[float, float, smal
     for epoch in range(epochs):
         fit(
             node,
-            lambda batch: cross_entropy(batch.labelled, batch.labels),
-            labels="private",
-            steps=steps,
-            first=epoch * steps,
-            optimisation=settings,
-            purpose="pretrain",
+            Fit(
+                lambda batch: cross_entropy(batch.labelled, batch.labels),
+                labels="private",
+                steps=steps,
+                first=epoch * steps,
+                optimisation=settings,
+                purpose="pretrain",
+            ),
         )
         logits = node.predict(node.val.x)
         found.append((accuracy(logits, node.val.y), mean_loss(logits, node.val.y), small.weights(node.student)))
@@ -188,7 +190,7 @@ class TestAugmentation:
 
             node.student.forward = spy  # type: ignore[method-assign]
             target = Target(torch.zeros(len(node.public), small.CLASSES))
-            fit(node, lambda batch: cross_entropy(batch.labelled, batch.labels), target, steps=3)
+            fit(node, Fit(lambda batch: cross_entropy(batch.labelled, batch.labels), target, steps=3))
         change = augmentation("crop(padding=1)+flip")
         assert change is not None
         for step, (before, after) in enumerate(zip(seen["plain"], seen["changed"], strict=True)):
@@ -201,13 +203,13 @@ class TestAugmentation:
         results = []
         for training in (small.TRAINING, settings):
             node = small.node(training=training)
-            target = Target(torch.zeros(len(node.private), small.CLASSES), on="private")
+            target = Target(torch.zeros(len(node.private), small.CLASSES), samples=node.private)
 
             def loss(batch: Batch) -> torch.Tensor:
                 assert batch.student is not None
                 return batch.student.square().mean()
 
-            fit(node, loss, target, steps=3)
+            fit(node, Fit(loss, target, steps=3))
             results.append(small.weights(node.student))
         assert small.same_weights(*results)
 

@@ -35,6 +35,7 @@ from fedkd.models.checkpoint import save_checkpoint
 from fedkd.node.node import SERVER, Node
 from fedkd.settings.training import Optimisation, Training
 from fedkd.tensors.samples import Data
+from fedkd.training.batch import Fit
 from fedkd.training.fit import fit
 from simulations.refine import Refined, Refining, byte_ranges, joined, refine
 from simulations.waiting import PATIENCE, Waiting
@@ -93,9 +94,11 @@ class TestKept:
             for epoch in range(epochs):
                 fit(
                     node,
-                    lambda b: torch.nn.functional.cross_entropy(b.labelled, b.labels),
-                    steps=steps,
-                    first=epoch * steps,
+                    Fit(
+                        lambda b: torch.nn.functional.cross_entropy(b.labelled, b.labels),
+                        steps=steps,
+                        first=epoch * steps,
+                    ),
                 )
             each[spec] = sample_losses(model, Data(*dataset.pairs(rows)))
         scores = each[REFERENCE] - each[TEACHER]

@@ -230,7 +230,7 @@ class TestMethods:
         logits = torch.randn(1, len(client.private), 3, generator=stream("private"))
         target = method.target(client, logits)
         assert target is not None
-        assert target.on == "private"
+        assert target.is_private(client)
         labels = client.private.y
         assert labels is not None
         assert torch.equal(target.logits, towards_labels(logits[0], labels, 0.8)[0])

@@ -28,7 +28,7 @@ from fedkd.settings.training import Pretraining, Training
 from fedkd.tensors.evaluate import bits_per_byte, calibration_error, mean_loss
 from fedkd.tensors.losses import cross_entropy, kl
 from fedkd.tensors.samples import Data, rows_a_sample, rows_of
-from fedkd.training.batch import Batch, Target
+from fedkd.training.batch import Batch, Fit, Target
 from fedkd.training.fit import fit
 from fedkd.training.pretrain import pretrain
 from simulations.recipe import expand
@@ -140,7 +140,7 @@ class TestSteps:
         node = client(labelled)
         data = node.public if on == "transfer" else node.private
         rows = len(data) * LENGTH
-        target = Target(torch.rand(rows, VOCABULARY), torch.arange(rows) / rows, on)
+        target = Target(torch.rand(rows, VOCABULARY), torch.arange(rows) / rows, data)
         # A model that shows which token it was given: its logit is the highest.
         body = torch.nn.Embedding(VOCABULARY, VOCABULARY)
         node.student.body, node.student.head = body, torch.nn.Linear(VOCABULARY, VOCABULARY, bias=False)
@@ -153,7 +153,7 @@ class TestSteps:
             assert batch.student is not None
             return batch.student.sum() * 0
 
-        fit(node, loss, target)
+        fit(node, Fit(loss, target))
         assert len(seen) == 3
         known = follows(node.private) | (follows(node.public) if labelled else set())
         for batch in seen:
@@ -170,7 +170,7 @@ class TestSteps:
 
     def test_examples_are_chunks(self) -> None:
         node = client()
-        fit(node, lambda batch: cross_entropy(batch.labelled, batch.labels))
+        fit(node, Fit(lambda batch: cross_entropy(batch.labelled, batch.labels)))
         assert (node.steps, node.samples) == (3, 12)
 
     @pytest.mark.parametrize(

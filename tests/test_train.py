@@ -14,7 +14,7 @@ from fedkd.node.node import Node
 from fedkd.settings.training import Optimisation, Training
 from fedkd.tensors.losses import cross_entropy, kl
 from fedkd.tensors.samples import Data
-from fedkd.training.batch import Batch, Labels, Target
+from fedkd.training.batch import Batch, Fit, Labels, Target
 from fedkd.training.fit import fit
 from fedkd.training.optimisers import make_optimiser
 from tests.small import CLASSES, SHAPE, distance, model, node, same_weights, weights
@@ -105,10 +105,10 @@ class TestOptimisers:
         # Two steps with momentum in one round differ from one step in each of two rounds, which are plain steps.
         moving, resting = numbered(4, 4, momentum=0.9), numbered(4, 4, momentum=0.9)
         plain = numbered(4, 4)
-        fit(moving, Probe(), steps=2, first=0)
+        fit(moving, Fit(Probe(), steps=2, first=0))
         for first in range(2):
-            fit(resting, Probe(), steps=1, first=first)
-        fit(plain, Probe(), steps=2, first=0)
+            fit(resting, Fit(Probe(), steps=1, first=first))
+        fit(plain, Fit(Probe(), steps=2, first=0))
         assert same_weights(weights(resting.student), weights(plain.student))
         assert not same_weights(weights(moving.student), weights(plain.student))
 
@@ -117,7 +117,7 @@ class TestBatches:
     @pytest.mark.parametrize(("n", "batch"), [(10, 4), (12, 4), (7, 3), (5, 5), (3, 8), (1, 4), (9, 1)])
     def test_every_pass_covers_every_sample_once(self, n: int, batch: int) -> None:
         probe = Probe()
-        fit(numbered(n, 3, batch_size=batch), probe, steps=4 * n, first=0)
+        fit(numbered(n, 3, batch_size=batch), Fit(probe, steps=4 * n, first=0))
         sizes = {len(step) for step in probe.labels()}
         assert sizes == {min(batch, n)}
         order = flat(probe.labels())
@@ -131,15 +131,15 @@ class TestBatches:
     def test_consecutive_rounds_continue_the_sequence(self, n: int, m: int, batch: int) -> None:
         target, whole, parts = Target(own_numbers(m)), Probe(), Probe()
         steps = Training(batch_size=batch, epochs=2).steps_a_round(n)
-        fit(numbered(n, m, batch_size=batch), whole, target, steps=3 * steps, first=0)
+        fit(numbered(n, m, batch_size=batch), Fit(whole, target, steps=3 * steps, first=0))
         for round in (1, 2, 3):
-            fit(numbered(n, m, batch_size=batch, epochs=2, round=round), parts, target)
+            fit(numbered(n, m, batch_size=batch, epochs=2, round=round), Fit(parts, target))
         assert parts.labels() == whole.labels()
         assert parts.distilled() == whole.distilled()
 
     def test_transfer_batches_cycle_while_private_ones_make_an_epoch(self) -> None:
         probe = Probe()
-        fit(numbered(12, 3, batch_size=3), probe, Target(own_numbers(3)))
+        fit(numbered(12, 3, batch_size=3), Fit(probe, Target(own_numbers(3))))
         assert sorted(flat(probe.labels())) == list(range(12))
         assert sorted(flat(probe.distilled())) == sorted([0, 1, 2] * 4)
 
@@ -151,16 +151,16 @@ class TestBatches:
 
     def test_every_loss_sees_the_same_private_batches_whatever_else_it_needs(self) -> None:
         alone, distilling, labelled = Probe(), Probe(), Probe()
-        fit(numbered(10, 7), alone)
-        fit(numbered(10, 7), distilling, Target(own_numbers(7)))
-        fit(numbered(10, 7, labelled=True), labelled)
+        fit(numbered(10, 7), Fit(alone))
+        fit(numbered(10, 7), Fit(distilling, Target(own_numbers(7))))
+        fit(numbered(10, 7, labelled=True), Fit(labelled))
         assert distilling.labels() == alone.labels()
         assert [step[:4] for step in labelled.labels()] == alone.labels()
 
     def test_every_loss_sees_the_same_transfer_batches_whatever_else_it_needs(self) -> None:
         with_labels, without = Probe(), Probe()
-        fit(numbered(10, 7), with_labels, Target(own_numbers(7)))
-        fit(numbered(10, 7), without, Target(own_numbers(7)), labels="none")
+        fit(numbered(10, 7), Fit(with_labels, Target(own_numbers(7))))
+        fit(numbered(10, 7), Fit(without, Target(own_numbers(7)), labels="none"))
         assert without.distilled() == with_labels.distilled()
 
     @pytest.mark.parametrize("change", [{"seed": 1}, {"id": 1}])
@@ -169,17 +169,17 @@ class TestBatches:
         changed = numbered(10, 7)
         for name, value in change.items():
             setattr(changed, name, value)
-        fit(numbered(10, 7), one)
-        fit(changed, other)
+        fit(numbered(10, 7), Fit(one))
+        fit(changed, Fit(other))
         assert one.labels() != other.labels()
 
     def test_batches_do_not_depend_on_the_global_generator(self) -> None:
         before = torch.random.get_rng_state()
         one, other = Probe(), Probe()
-        fit(numbered(10, 7), one)
+        fit(numbered(10, 7), Fit(one))
         with torch.random.fork_rng():
             torch.manual_seed(12345)
-            fit(numbered(10, 7), other)
+            fit(numbered(10, 7), Fit(other))
         assert one.labels() == other.labels()
         assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -202,7 +202,9 @@ class TestOneForwardPass:
     ) -> None:
         client = numbered(10, 7, labelled=labelled)
         distilled = client.private if on == "private" else client.public
-        target = None if on is None else Target(own_numbers(len(distilled)), own_numbers(len(distilled))[:, 0], on)
+        target = (
+            None if on is None else Target(own_numbers(len(distilled)), own_numbers(len(distilled))[:, 0], distilled)
+        )
         told: list[set[int]] = []
 
         def loss(batch: Batch) -> Tensor:
@@ -224,7 +226,7 @@ class TestOneForwardPass:
             assert torch.equal(batch.weights, which.float())
             return batch.student.sum()
 
-        fit(client, loss, target, labels=labels)
+        fit(client, Fit(loss, target, labels=labels))
         assert len(told) == 3
         of_transfer = any(number >= 1000 for step in told for number in step)
         assert of_transfer == (labelled and labels == "all")
@@ -234,11 +236,11 @@ class TestOneForwardPass:
     def test_one_pass_trains_like_two(self, labelled: bool) -> None:
         target = Target(torch.randn(14, CLASSES, generator=stream("target")))
         together, apart = node(labelled=labelled), node(labelled=labelled)
-        fit(together, lambda batch: _ce(batch) + _kl(batch), target)
+        fit(together, Fit(lambda batch: _ce(batch) + _kl(batch), target))
 
         # The same batches by their numbers, then one step at a time, with a forward pass for each kind.
         probe = Probe()
-        fit(numbered(len(apart.private), 14, labelled=labelled), probe, Target(own_numbers(14)))
+        fit(numbered(len(apart.private), 14, labelled=labelled), Fit(probe, Target(own_numbers(14))))
         parameters = list(apart.student.parameters())
         for own, common in zip(probe.labels(), probe.distilled(), strict=True):
             own = [number for number in own if number < 1000]
@@ -259,8 +261,8 @@ class TestOneForwardPass:
         teacher, mask = torch.randn(8, CLASSES, generator=stream("t")), (torch.arange(8) % 3 == 0).float()
         weighted, subset = numbered(8, 8, batch_size=8), numbered(8, 3, batch_size=8)
         subset.transfer = Data(weighted.public.x[mask.bool()], None)
-        fit(weighted, _kl, Target(teacher, mask), labels="none", steps=1)
-        fit(subset, lambda batch: _kl(batch) * 3 / 8, Target(teacher[mask.bool()]), labels="none", steps=1)
+        fit(weighted, Fit(_kl, Target(teacher, mask), labels="none", steps=1))
+        fit(subset, Fit(lambda batch: _kl(batch) * 3 / 8, Target(teacher[mask.bool()]), labels="none", steps=1))
         assert distance(weights(weighted.student), weights(subset.student)) <= 1e-6
         assert distance(weights(weighted.student), weights(model())) > 1e-3
 
@@ -274,7 +276,7 @@ class TestWork:
         self, labels: Labels, distil: bool, labelled: bool
     ) -> None:
         client = numbered(10, 7, labelled=labelled)
-        fit(client, Probe(), Target(own_numbers(7)) if distil else None, labels=labels)
+        fit(client, Fit(Probe(), Target(own_numbers(7)) if distil else None, labels=labels))
         own = labels != "none"
         common = distil or (labels == "all" and labelled)
         assert client.steps == 3
@@ -282,12 +284,12 @@ class TestWork:
 
     def test_the_mean_loss_over_the_steps_is_returned(self) -> None:
         values = iter([1.0, 2.0, 6.0])
-        assert float(fit(numbered(10, 7), lambda batch: batch.labelled.sum() * 0 + next(values))) == 3.0
+        assert float(fit(numbered(10, 7), Fit(lambda batch: batch.labelled.sum() * 0 + next(values)))) == 3.0
 
     def test_no_steps_are_no_training(self) -> None:
         client = numbered(10, 7)
         before = weights(client.student)
-        fit(client, Probe(), steps=0)
+        fit(client, Fit(Probe(), steps=0))
         assert same_weights(weights(client.student), before)
         assert client.steps == client.samples == 0
 
@@ -295,7 +297,7 @@ class TestWork:
         client = node()
         before = client.transfer_logits()
         assert client.transfer_logits() is before
-        fit(client, _ce, steps=1, first=0)
+        fit(client, Fit(_ce, steps=1, first=0))
         after = client.transfer_logits()
         torch.testing.assert_close(after, client.student(client.public.x).detach())
         assert not torch.allclose(after, before)
@@ -305,7 +307,7 @@ class TestWork:
 def test_without_labels_on_the_transfer_set_no_transfer_label_reaches_a_loss(spec: str) -> None:
     client = numbered(10, 7)
     probe = Probe()
-    fit(client, probe, Target(own_numbers(7)), labels=METHODS.build(spec).labels)
+    fit(client, Fit(probe, Target(own_numbers(7)), labels=METHODS.build(spec).labels))
     assert sorted(set(flat(probe.labels()))) == list(range(10))
     assert all(len(batch.labelled) == len(batch.labels) == 4 for batch in probe.seen)
 

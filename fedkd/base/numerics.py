@@ -5,6 +5,11 @@ It is part of every federation's identity, so that results made before a change 
 
 from __future__ import annotations
 
+from typing import Literal
+
+Precision = Literal["float32", "bfloat16"]
+"""In which type networks compute."""
+
 CHANGES = {
     1: "the first numbers",
     2: "partitions in which no client is favoured by rounding; ties in tuning broken by the loss; influence by the "

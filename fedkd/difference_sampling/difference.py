@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedkd.tensors.compute import PLAIN, Compute
 from fedkd.tensors.samples import Data, rows_a_sample
 
 BINS = 1024
@@ -24,19 +25,22 @@ LOW, HIGH = -16.0, 16.0
 
 
 def sample_losses(
-    model: nn.Module, data: Data, rows: int = 4096, progress: Callable[[int, int], None] | None = None
+    model: nn.Module,
+    data: Data,
+    rows: int = 4096,
+    progress: Callable[[int, int], None] | None = None,
+    compute: Compute = PLAIN,
 ) -> Tensor:
     """(n,) float32: the mean cross-entropy of each sample's rows, in one pass of at most `rows` rows at a time.
 
     `progress` is told how many of all samples are done.
     """
     assert data.y is not None
-    model.eval()
     size = max(1, rows // rows_a_sample(data.x))
     found, done = [torch.empty(0, device=data.x.device)], 0
     for x, y in zip(torch.split(data.x, size), torch.split(data.y.view(len(data), -1), size), strict=True):
-        with torch.no_grad():
-            each = F.cross_entropy(model(x).flatten(0, -2).float(), y.flatten(), reduction="none")
+        logits = compute.outputs(model, x).flatten(0, -2)
+        each = F.cross_entropy(logits.float(), y.flatten(), reduction="none")
         found.append(each.view(len(x), -1).mean(1))
         done += len(x)
         if progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -22,8 +22,10 @@ from fedkd.models.architecture import Shape
 from fedkd.node.node import SERVER, Node
 from fedkd.settings.training import Optimisation, Training
 from fedkd.tensors import top_k
+from fedkd.tensors.compute import PLAIN, Compute
 from fedkd.tensors.losses import cross_entropy
 from fedkd.tensors.samples import Data, rows_a_sample, rows_of
+from fedkd.training.batch import Batch, Fit
 from fedkd.training.fit import fit
 
 SCHEMA = 1
@@ -74,11 +76,12 @@ def trained(
         )
         node = Node(SERVER, 1, seed, chosen, classes, data=public, device=public.x.device, models={"student": model})
         steps = chosen.steps_a_round(len(public))
+        job = Fit(_next_token, steps=steps, horizon=epochs * steps)
         for epoch in range(epochs):
             if progress:
                 progress(f"training {spec}", epoch, epochs)
             try:
-                fit(node, lambda batch: cross_entropy(batch.labelled, batch.labels), steps=steps, first=epoch * steps)
+                fit(node, replace(job, first=epoch * steps))
             except DivergedError as error:
                 raise UserError(
                     f"{spec}: its training on public samples diverged in epoch {epoch + 1}; lower train.lr"
@@ -100,48 +103,63 @@ def trained(
     return model
 
 
-def losses(model: Model, spec: str, data: Data, progress: Progress | None = None) -> Tensor:
+def losses(model: Model, spec: str, data: Data, progress: Progress | None = None, compute: Compute = PLAIN) -> Tensor:
     """(n,) float32: the mean loss of each sample in nats a row, of a model of this spec: see `sample_losses`."""
     told = partial(progress, f"scoring by {spec}") if progress else None
-    parts = [spec, *map(str, sorted(own_code(spec).items())), *_content(model), data.x, _labels(data)]
-    found = _remembered("losses", parts, lambda: {"losses": sample_losses(model, data, PIECE, told)})["losses"]
+    parts = [
+        spec,
+        *map(str, sorted(own_code(spec).items())),
+        *_content(model),
+        data.x,
+        _labels(data),
+        *_precision(compute),
+    ]
+    found = _remembered("losses", parts, lambda: {"losses": sample_losses(model, data, PIECE, told, compute)})["losses"]
     return found.to(data.x.device)
 
 
-def soft_labels(model: Model, x: Tensor, k: int) -> Tensor:
+def soft_labels(model: Model, x: Tensor, k: int, compute: Compute = PLAIN) -> Tensor:
     """(rows, bytes) uint8: what a model predicts at each row of (n, …) samples, in its top-k form (`fedkd.top_k`)."""
-    model.eval()
     pieces = torch.split(x, max(1, PIECE // rows_a_sample(x)))
-    with torch.no_grad():
-        return torch.cat([top_k.pack(model(piece).flatten(0, -2), k) for piece in pieces])
+    return torch.cat([top_k.pack(compute.outputs(model, piece).flatten(0, -2), k) for piece in pieces])
 
 
-def written(model: Model, spec: str, first: Tensor, length: int, *names: int | str) -> Tensor:
+def written(model: Model, spec: str, first: Tensor, length: int, *names: int | str, compute: Compute = PLAIN) -> Tensor:
     """(n, length + 1) int64 text that a model of this spec writes after (n,) first tokens, drawn as it predicts, T = 1.
 
     What is drawn depends on the model, the first tokens and `names` alone.
     """
 
     def write() -> dict[str, Tensor]:
-        model.eval()
         rng = stream("written", *names)
         chunks = []
         for part in torch.split(first, max(1, PIECE // length)):
             text = part[:, None]
             for _ in range(length):
-                with torch.no_grad():
-                    chances = model(text)[:, -1].float().softmax(1)
+                chances = compute.outputs(model, text)[:, -1].float().softmax(1)
                 text = torch.cat([text, torch.multinomial(chances.cpu(), 1, generator=rng).to(text.device)], 1)
             chunks.append(text)
         return {"written": torch.cat(chunks)}
 
-    parts = [spec, *map(str, sorted(own_code(spec).items())), *_content(model), first, str(length), repr(names)]
+    parts = [
+        spec,
+        *map(str, sorted(own_code(spec).items())),
+        *_content(model),
+        first,
+        str(length),
+        repr(names),
+        *_precision(compute),
+    ]
     return _remembered("written", parts, write)["written"].to(first.device)
 
 
 def kept(data: Data, index: Tensor) -> Data:
     """The samples at (k,) indices, with the labels of all their rows."""
     return Data(data.x[index], rows_of(_labels(data), index, len(data)))
+
+
+def _next_token(batch: Batch) -> Tensor:
+    return cross_entropy(batch.labelled, batch.labels)
 
 
 def _labels(data: Data) -> Tensor:
@@ -152,6 +170,12 @@ def _labels(data: Data) -> Tensor:
 def _content(model: Model) -> list[Tensor | str]:
     state = model.state_dict()
     return [part for name in sorted(state) for part in (name, state[name])]
+
+
+def _precision(compute: Compute) -> list[str]:
+    """What of it changes numbers, and is not what it always was."""
+    plain = replace(compute, device=PLAIN.device) == PLAIN
+    return [] if plain else [compute.precision, str(compute.compile)]
 
 
 def _remembered(kind: str, parts: Sequence[Tensor | str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -40,7 +40,9 @@ def trained(server: Node, role: str, spec: str, epochs: int) -> Model:
     public, settings = refinement.learnable(server.public), server.training
     model = refinement.trained(spec, epochs, public, server.shape, server.classes, seed=server.seed, settings=settings)
     server.record(f"{role}_trained_tokens", epochs * len(public) * rows_a_sample(public.x))
-    server.record(f"{role}_loss", float(refinement.losses(model, spec, public).mean()), "transfer")
+    server.record(
+        f"{role}_loss", float(refinement.losses(model, spec, public, compute=server.compute).mean()), "transfer"
+    )
     return model
 
 
@@ -49,7 +51,7 @@ def written(server: Node, teacher: Model, spec: str, client: int, chunks: int) -
     draw = server.rng("miniplm", client)
     first = server.public.x[:, 0]
     first = first[torch.randint(len(first), (chunks,), generator=draw)]
-    text = refinement.written(teacher, spec, first, server.shape[0], server.seed, client)
+    text = refinement.written(teacher, spec, first, server.shape[0], server.seed, client, compute=server.compute)
     count(server, "teacher", text[:, 1:])
     return text.to(torch.uint8 if server.classes <= 2**8 else torch.int32)
 
@@ -63,7 +65,7 @@ def scores(client: Node, score: Score, models: Mapping[str, tuple[str, Model]]) 
     found = {}
     for role in ROLES[score]:
         spec, model = models[role]
-        found[role] = refinement.losses(model, spec, client.private)
+        found[role] = refinement.losses(model, spec, client.private, compute=client.compute)
         if not found[role].isfinite().all():
             raise UserError(
                 f"method miniplm: {role} {spec} has a loss that is not finite; take another, or other epochs"

@@ -16,7 +16,8 @@ from fedkd.base.errors import DivergedError
 from fedkd.base.store import alone, read_tensors, write_tensors
 from fedkd.data import cache_root
 from fedkd.settings.training import Optimisation
-from fedkd.training.optimisers import make_optimiser
+from fedkd.tensors.compute import Compute
+from fedkd.training.descent import Descent
 
 SCHEMA = 1
 """Raise when the same settings would train to other weights: older ones are then left alone."""
@@ -103,17 +104,16 @@ def train(x: Tensor, epochs: int, rng: torch.Generator) -> Trained:
     Raises:
         DivergedError: the loss is not finite.
     """
-    network = drawn(x.shape[1], rng).to(x.device)
-    parameters = list(network.parameters())
-    optimiser = make_optimiser(parameters, OPTIMISATION)
+    network, compute = drawn(x.shape[1], rng).to(x.device), Compute(x.device)
+    descent = Descent(network, OPTIMISATION, compute)
     images, steps = fitted(x), 0
     for _ in range(epochs):
         for index in torch.split(torch.randperm(len(images), generator=rng), OPTIMISATION.batch_size):
             batch = images[index.to(x.device)]
-            optimiser.step(torch.autograd.grad(F.mse_loss(network(batch), batch), parameters))
+            descent.step(F.mse_loss(descent.outputs(batch), batch))
             steps += 1
-    with torch.inference_mode():
-        errors = [F.mse_loss(network(part), part, reduction="sum") for part in torch.split(images, CHUNK)]
+    parts = torch.split(images, CHUNK)
+    errors = [F.mse_loss(compute.outputs(network, part), part, reduction="sum") for part in parts]
     loss = float(torch.stack(errors).sum()) / images.numel()
     if not math.isfinite(loss):
         raise DivergedError("the loss of its autoencoder is not finite")
@@ -168,6 +168,5 @@ def fitted(x: Tensor) -> Tensor:
 def embed(encoder: nn.Module, x: Tensor) -> Tensor:
     """(n, latent) embeddings of images, 768 numbers for one of 32×32, in the encoder's own precision."""
     dtype = next(encoder.parameters()).dtype
-    with torch.inference_mode():
-        parts = [encoder(fitted(part.to(dtype))).flatten(1) for part in torch.split(x, CHUNK)]
-    return torch.cat(parts).clone()
+    compute = Compute(x.device)
+    return torch.cat([compute.outputs(encoder, fitted(part.to(dtype))).flatten(1) for part in torch.split(x, CHUNK)])

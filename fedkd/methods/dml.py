@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +19,7 @@ from fedkd.node.node import Node
 from fedkd.tensors import ensemble
 from fedkd.tensors.losses import cross_entropy, kl
 from fedkd.tensors.samples import Data, rows_of
-from fedkd.training.batch import Batch
+from fedkd.training.batch import Batch, Fit
 
 if TYPE_CHECKING:
     from fedkd.settings.federation import Federation
@@ -116,6 +116,9 @@ class DML(Method):
     def combine(self, node: Node, predictions: Tensor) -> Tensor:  # noqa: ARG002
         return ensemble.mean_probabilities(predictions)
 
+    def rounded(self, logits: Tensor) -> Tensor:
+        return ensemble.mean_probabilities(logits.unsqueeze(0))  # what was rounded adds up to one no more
+
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None
@@ -124,15 +127,16 @@ class DML(Method):
             batch.student, batch.teacher, weights=batch.weights
         )
 
-    def learn(self, client: Node, knowledge: Knowledge) -> None:
-        if not self._learns(client, client.id, client.round):
-            return
-        whole = client.transfer
-        if self.sync == "step" and whole is not None:
-            index = self.common_batch(client, client.round)
-            client.transfer = Data(whole.x[index], None if whole.y is None else rows_of(whole.y, index, len(whole)))
-        Method.learn(self, client, knowledge)
-        client.transfer = whole
+    def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
+        if self._learns(client, client.id, client.round):
+            yield from super().plan(client, knowledge)
+
+    def distilled(self, client: Node) -> Data:
+        whole = client.distilled
+        if self.sync == "round" or client.exchanges_models:
+            return whole
+        index = self.common_batch(client, client.round)
+        return Data(whole.x[index], None if whole.y is None else rows_of(whole.y, index, len(whole)))
 
     def common_batch(self, node: Node, round: int) -> Tensor:
         """(batch,) indices of the transfer samples on which all exchange predictions for a round's step.

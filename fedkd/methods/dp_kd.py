@@ -20,8 +20,7 @@ from fedkd.tensors.ensemble import confidence, most_confident
 from fedkd.tensors.evaluate import accuracy
 from fedkd.tensors.losses import Temperature, kl
 from fedkd.tensors.ties import mean_share
-from fedkd.training.batch import Batch, Labels, Target
-from fedkd.training.fit import fit
+from fedkd.training.batch import Batch, Fit, Labels, Target
 
 if TYPE_CHECKING:
     from fedkd.settings.federation import Federation
@@ -128,13 +127,13 @@ class DPKD(Method):
 
     def target(self, client: Node, predictions: Tensor | None) -> Target | None:
         assert predictions is not None
-        teacher, anchor = self.combine(client, predictions), client.state["anchor"]
+        teacher, anchor = self.combined(client, predictions), client.state["anchor"]
         labels = self._labels(client)
         better = confidence(teacher, labels) > confidence(anchor, labels)
         target = self.revised(client, predictions)
-        chosen, said = (torch.where(better.unsqueeze(1), z, anchor) for z in (target.logits, teacher))
+        chosen, original = (torch.where(better.unsqueeze(1), z, anchor) for z in (target.logits, teacher))
         revised = None if target.revised is None else target.revised & better
-        return self.selected(client, replace(target, logits=chosen, revised=revised, said=said))
+        return self.selected(client, replace(target, logits=chosen, revised=revised, original=original))
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
@@ -142,18 +141,18 @@ class DPKD(Method):
         distilled = kl(batch.student, batch.teacher, self.temperature, batch.weights)
         return distilled if self.labels == "none" else batch.ground_truth(1.0) + distilled
 
-    def learn(self, client: Node, knowledge: Knowledge) -> None:
+    def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
         if self.form == "parallel":
-            Method.learn(self, client, knowledge)
+            yield from super().plan(client, knowledge)
             return
-        teachers = client.predictions(knowledge)
+        teachers = self.received(client, knowledge)
         start = _copied(client) if self.form == "soup" else {}
         students = []
         for teacher, steps, first in turns(client, len(teachers)):
             if self.form == "soup":
                 client.student.load_state_dict(start)
             target = self.target(client, teachers[teacher : teacher + 1])
-            fit(client, self.loss, target, labels=self.labels, steps=steps, first=first)
+            yield Fit(self.loss, target, self.labels, steps, first)
             if self.form == "soup":
                 students.append(_copied(client))
             elif len(teachers) > 1:  # a teacher that nobody follows goes on

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from fedkd.method import Method, Refresh
 from fedkd.models import restored_model
 from fedkd.node.node import Node
 from fedkd.settings.alike import check_alike
+from fedkd.training.batch import Fit
 
 if TYPE_CHECKING:
     from fedkd.settings.federation import Federation
@@ -63,6 +64,6 @@ class FedAvg(Method):
     def global_model(self, server: Node) -> nn.Module | None:
         return server.models["global"]
 
-    def learn(self, client: Node, knowledge: Knowledge) -> None:
+    def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
         client.student.load_state_dict(unpacked(knowledge))
-        Method.learn(self, client, Knowledge())
+        yield from super().plan(client, Knowledge())

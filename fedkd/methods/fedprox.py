@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -13,8 +14,7 @@ from fedkd.knowledge.weights import unpacked
 from fedkd.methods.fedavg import FedAvg
 from fedkd.node.node import Node
 from fedkd.settings.alike import check_alike
-from fedkd.training.batch import Batch
-from fedkd.training.fit import fit
+from fedkd.training.batch import Batch, Fit
 
 if TYPE_CHECKING:
     from fedkd.settings.federation import Federation
@@ -33,7 +33,7 @@ class FedProx(FedAvg):
     def check(self, federation: Federation, labelled: bool) -> None:  # noqa: ARG002
         check_alike("fedprox", federation, self.force)
 
-    def learn(self, client: Node, knowledge: Knowledge) -> None:
+    def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
         client.student.load_state_dict(unpacked(knowledge))
         parameters: list[Tensor] = list(client.student.parameters())
         server = tuple(parameter.detach().clone() for parameter in parameters)
@@ -42,4 +42,4 @@ class FedProx(FedAvg):
             pulls = [(mine - its).square().sum() for mine, its in zip(parameters, server, strict=True)]
             return self.loss(batch) + self.mu / 2 * torch.stack(pulls).sum()
 
-        fit(client, loss, labels=self.labels)
+        yield Fit(loss, labels=self.labels)

@@ -112,6 +112,12 @@ class KD(Method):
             return ensemble.mean_logits(predictions)
         return ensemble.mean_probabilities(predictions, self.temperature)
 
+    def rounded(self, logits: Tensor) -> Tensor:
+        # What was rounded adds up to one no more.
+        return (
+            logits if self.merge_by == "logits" else ensemble.mean_probabilities(logits.unsqueeze(0), self.temperature)
+        )
+
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None

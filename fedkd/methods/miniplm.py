@@ -24,7 +24,7 @@ from fedkd.node.moment import Phase, in_round
 from fedkd.node.node import Node
 from fedkd.tensors import top_k
 from fedkd.tensors.losses import kl
-from fedkd.training.batch import Batch, Target
+from fedkd.training.batch import Batch, Fit, Target
 from fedkd.training.fit import fit
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class MiniPLM(Method):
         if self.distil:
             # With a cut still to come, the teacher's predictions of what will not be kept are dropped then.
             data = samplers.learnt_from(client)
-            client.state[SOFT] = refinement.soft_labels(models["teacher"][1], data.x, self.top_k)
+            client.state[SOFT] = refinement.soft_labels(models["teacher"][1], data.x, self.top_k, client.compute)
             samplers.count(client, "teacher", data.x)
         if not self._cuts_globally:
             samplers.record(client)
@@ -233,7 +233,8 @@ class MiniPLM(Method):
             knowledge = Knowledge(_under(THEN, client.state))
         alone = self._alone(client)
         if self.distil:
-            fit(alone, self.loss, Target(client.state[SOFT], on="private"), labels=self.inner.labels)
+            target = Target(client.state[SOFT], samples=alone.private)
+            fit(alone, Fit(self.loss, target, self.inner.labels))
         else:
             self.inner.learn(alone, knowledge)
         client.steps, client.samples = alone.steps, alone.samples

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +18,7 @@ from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import Method
 from fedkd.node.node import Node
 from fedkd.tensors.losses import Temperature, cross_entropy, kl
-from fedkd.training.batch import Batch
+from fedkd.training.batch import Batch, Fit
 
 if TYPE_CHECKING:
     from fedkd.settings.federation import Federation
@@ -109,9 +109,9 @@ class ReffAKD(Method):
             q = self._classes.soft_labels(server, sums, pairs)
         return dict.fromkeys(server.learners, Knowledge({SOFT_LABELS: q}))
 
-    def learn(self, client: Node, knowledge: Knowledge) -> None:
+    def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
         client.state[SOFT_LABELS] = knowledge[SOFT_LABELS].to(client.device)
-        Method.learn(self, client, Knowledge())
+        yield Fit(self.loss, labels=self.labels)
 
     def loss(self, batch: Batch) -> Tensor:
         # A teacher's logits are divided by T, which is to leave q as it is.

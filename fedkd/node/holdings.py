@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from fedkd.models.architecture import Shape
 from fedkd.settings.federation import Federation
+from fedkd.tensors.compute import PLAIN, Compute
 from fedkd.tensors.evaluate import accuracy, agreement, bits_per_byte, calibration_error, class_accuracies, mean_loss
 from fedkd.tensors.evaluate import right as which_right
-from fedkd.tensors.samples import Data, predicted, rows_a_sample
+from fedkd.tensors.samples import Data, rows_a_sample
 
 Row = tuple[int, str, str, float]
 """(client, split, metric, value)"""
@@ -45,7 +46,9 @@ class Holdings:
         token_bytes = None if self.token_bytes is None else self.token_bytes.to(device)
         return Holdings(self.shape, self.classes, data, val, transfer, judged, token_bytes)
 
-    def judge(self, model: nn.Module, started_right: Tensor | None, detailed: bool = False) -> Judgement:
+    def judge(
+        self, model: nn.Module, started_right: Tensor | None, detailed: bool = False, compute: Compute = PLAIN
+    ) -> Judgement:
         """Accuracy and loss of a model on every judged split, in one forward pass; calibration on the test split.
 
         Of text, accuracy and loss are those of the next token, and bits per byte are told too. `started_right` is the
@@ -57,7 +60,7 @@ class Holdings:
         if not splits:
             return Judgement({}, None, torch.empty(0, dtype=torch.bool))
         rows = [len(data) * rows_a_sample(data.x) for data in splits.values()]
-        parts = predicted(model, _chunks([data.x for data in splits.values()]), sum(rows))
+        parts = compute.predicted(model, _chunks([data.x for data in splits.values()]), sum(rows))
         logits = dict(zip(splits, torch.split(parts, rows), strict=True))
         metrics: dict[tuple[str, str], float] = {}
         for name, data in splits.items():

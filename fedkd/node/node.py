@@ -13,9 +13,9 @@ from fedkd.knowledge.knowledge import decode_predictions
 from fedkd.models.architecture import Model, Shape
 from fedkd.node.moment import AT_START, Moment, in_round
 from fedkd.settings.training import Training
-from fedkd.tensors.samples import Data, predicted, rows_a_sample
+from fedkd.tensors.compute import CPU, Compute
+from fedkd.tensors.samples import Data, rows_a_sample
 
-CPU = torch.device("cpu")
 SERVER = -1
 """Id of the server among the nodes, and of the whole federation in results."""
 
@@ -49,6 +49,8 @@ class Node:
     """(channels, height, width) of an image, or (length,) of a chunk of text"""
     moment: Moment = AT_START
     """the exchange that the node is in"""
+    rounds: int = 0
+    """rounds of the whole federation: how far a learning-rate schedule goes; 0: as far as each training"""
     models: dict[str, Model] = field(default_factory=dict)
     """the node's networks; a client's own is "student" """
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -59,6 +61,8 @@ class Node:
     """examples back-propagated in this exchange"""
     records: dict[tuple[str, str], float] = field(default_factory=dict)
     """further results of this exchange, by (split, metric)"""
+    combined: bool = False
+    """whether the soft predictions that were sent are already one, because the server has combined them"""
     _transfer_logits: Tensor | None = None
 
     @property
@@ -89,6 +93,11 @@ class Node:
     def student(self) -> Model:
         """The client's own model."""
         return self.models["student"]
+
+    @property
+    def compute(self) -> Compute:
+        """The door to the node's networks."""
+        return Compute(self.device, self.training.precision, self.training.compile)
 
     @property
     def exchanges_models(self) -> bool:
@@ -126,7 +135,8 @@ class Node:
         At most `chunk` rows are computed at once.
         """
         each = rows_a_sample(x)
-        return predicted(model or self.student, torch.split(x, max(1, chunk // each)), len(x) * each)
+        pieces = torch.split(x, max(1, chunk // each))
+        return self.compute.predicted(model or self.student, pieces, len(x) * each)
 
     def transfer_logits(self) -> Tensor:
         """(rows, classes) logits of the student on what is distilled, computed once between two trainings."""

@@ -118,6 +118,7 @@ def _node(schedule: Schedule, client: int, moment: Moment, holdings: Holdings, d
         specs=federation.client_models,
         shape=holdings.shape,
         moment=moment,
+        rounds=federation.rounds,
     )
 
 
@@ -174,7 +175,7 @@ def _evaluate(visit: _Visit) -> None:
     """Measure the client's model beside the method, and what it was taught."""
     node, moment = visit.node, visit.moment
     detailed = moment.phase is Phase.START or not visit.schedule.goes_on(node.id, moment)
-    judged = visit.holdings.judge(node.student, visit.started_right, detailed=detailed)
+    judged = visit.holdings.judge(node.student, visit.started_right, detailed, node.compute)
     visit.metrics |= judged.metrics
     node.remember_transfer_logits(judged.transfer_logits)
     visit.started_right = judged.right if visit.started_right is None else visit.started_right

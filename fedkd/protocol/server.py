@@ -128,7 +128,7 @@ class Server:
             owed = self._waiting.get(client)
             self._waiting[client] = Knowledge({**owed, **bag}) if owed else bag
         if (model := method.global_model(node)) is not None:
-            judged = self._holdings.judge(model, self._started_right)
+            judged = self._holdings.judge(model, self._started_right, compute=node.compute)
             self._started_right = judged.right if self._started_right is None else self._started_right
             node.records.update(judged.metrics)
 
@@ -159,9 +159,8 @@ class Server:
         else:
             asked = plan.proceed(server, moment.step, reports)
         model = Knowledge(packed_state(server))
-        judged = self._holdings.judge(
-            restored_model(server.specs[0], server.shape, server.classes, unpacked(model)), None
-        )
+        restored = restored_model(server.specs[0], server.shape, server.classes, unpacked(model))
+        judged = self._holdings.judge(restored, None, compute=server.compute)
         server.records.update({key: value for key, value in judged.metrics.items() if key[1] in ("accuracy", "loss")})
         if moment.step < self.schedule.handovers:
             return asked
@@ -220,6 +219,7 @@ def _node(schedule: Schedule, holdings: Holdings) -> Node:
         teachers=federation.teachers and federation.tutors,
         specs=federation.client_models,
         shape=holdings.shape,
+        rounds=federation.rounds,
     )
 
 

@@ -30,6 +30,7 @@ from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
 from fedkd.knowledge.weights import average, bundled, packed, unpacked
 from fedkd.method import METHODS
 from fedkd.models import Model, restored_model
+from fedkd.node.moment import in_round
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.settings.alike import check_alike
@@ -130,11 +131,13 @@ class Consolidate:
             client.models["student"] = self._copied(client, own)
         state = dict(client.state)
         method.setup(client)
-        moment = client.moment
-        for client.round in range(1, self.rounds + 1):
+        moment, rounds = client.moment, client.rounds
+        client.rounds = self.rounds  # a hand-over is a training of its own
+        for round in range(1, self.rounds + 1):
+            client.moment = in_round(round)
             method.learn(client, knowledge)
         taught = Knowledge(packed(client.student))
-        client.moment = moment
+        client.moment, client.rounds = moment, rounds
         client.state.clear()
         client.state.update(state)
         client.models["student"] = own

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Interval
 from pydantic.dataclasses import dataclass
 
+from fedkd.base.added import ADDED
 from fedkd.base.catalogue import STRICT
+from fedkd.base.numerics import Precision
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -24,6 +26,10 @@ class Optimisation:
     """momentum of sgd"""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """weight decay"""
+    precision: Annotated[Precision, ADDED] = "float32"
+    """in which type networks compute; weights, predictions and losses are float32 in either case"""
+    compile: Annotated[bool, ADDED] = False
+    """have torch compile the networks, which takes about a minute: worth it where rounds take many"""
     batch_size: Annotated[int, Gt(0)] = 32
     """samples a step, of each kind: private and transfer batches have the same size"""
     augment: str = ""

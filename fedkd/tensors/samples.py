@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +39,3 @@ def rows_of(values: Tensor, index: Tensor, samples: int) -> Tensor:
     if len(values) == samples:
         return values[index]
     return values.reshape(samples, -1, *values.shape[1:])[index].flatten(0, 1)
-
-
-def predicted(model: nn.Module, pieces: Iterable[Tensor], rows: int) -> Tensor:
-    """(rows, classes) logits of a model for samples in pieces, in evaluation mode, without gradients."""
-    model.eval()
-    logits, at = torch.empty(0), 0
-    for piece in pieces:
-        with torch.inference_mode():
-            part = model(piece).flatten(0, -2)
-        # Each piece is put where it belongs at once: those of a whole text, in a list first, would be there twice.
-        if not at:
-            logits = torch.empty(rows, part.shape[1], dtype=part.dtype, device=part.device)
-        logits[at : at + len(part)] = part
-        at += len(part)
-    return logits

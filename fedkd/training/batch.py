@@ -1,4 +1,4 @@
-"""What a loss sees at one step, and what a student shall predict."""
+"""What a method describes: what a student shall predict, what a loss sees at one step, and how long to train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedkd.node.node import Node
+from fedkd.settings.training import Optimisation
 from fedkd.tensors.losses import cross_entropy
+from fedkd.tensors.samples import Data
 
 Labels = Literal["all", "private", "none"]
 """Which labelled samples a loss reads: private and labelled transfer, private alone, or none."""
@@ -25,17 +27,30 @@ class Target:
     """(n, classes): soft labels are softmax(logits / T)"""
     weights: Tensor | None = None
     """(n,) how much each sample counts in the mean over a batch, 0 to 1, or None for all in full"""
-    on: Literal["transfer", "private"] = "transfer"
-    """which samples these are the soft labels of"""
+    samples: Data | None = None
+    """the n samples that these are the soft labels of; None: what the client distils on, the transfer set, or its own
+    samples where there is none. With `client.private` itself, distillation and cross-entropy share a batch"""
     revised: Tensor | None = None
     """(n,) bool: which soft labels are not the teacher's any more; None: none"""
-    said: Tensor | None = None
+    original: Tensor | None = None
     """(n, classes) what they were before any revision; None: the same"""
 
     @property
     def unrevised(self) -> Tensor:
         """(n, classes) soft labels as they were before any revision."""
-        return self.logits if self.said is None else self.said
+        return self.logits if self.original is None else self.original
+
+    def data(self, client: Node) -> Data:
+        """The samples, with labels where these are known."""
+        return client.distilled if self.samples is None else self.samples
+
+    def is_private(self, client: Node) -> bool:
+        """Whether the samples are the client's own."""
+        return self.data(client) is client.data
+
+    def split(self, client: Node) -> str:
+        """Under which name results are about them: "private" or "transfer"."""
+        return "private" if self.is_private(client) else "transfer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,3 +85,33 @@ class Batch:
 
 
 Loss = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Training, described: so many steps of a loss. A number that is None is that of one round of the client."""
+
+    loss: Loss
+    target: Target | None = None
+    """what the student shall predict; None: nothing is distilled"""
+    labels: Labels = "all"
+    """which labelled samples the loss reads"""
+    steps: int | None = None
+    """optimiser steps; None: as many as every method takes in a round"""
+    first: int | None = None
+    """number of the first step in the endless sequence of batches that every method sees; None: where the last round
+    stopped"""
+    horizon: int | None = None
+    """steps of the whole training, of which these are a part; None: those of all rounds of the federation"""
+    optimisation: Optimisation | None = None
+    """how steps are taken; None: as the table `[train]` says"""
+    purpose: str = "batches"
+    """name of the random streams that batches are drawn from"""
+
+    def numbers(self, node: Node) -> tuple[int, int, int]:
+        """(steps, first, horizon) at a client in its round. They depend on nothing that a run that resumes forgets."""
+        whole = node.training.steps_a_round(len(node.private)) if None in (self.steps, self.horizon) else 0
+        steps = whole if self.steps is None else self.steps
+        first = (node.round - 1) * steps if self.first is None else self.first
+        horizon = node.rounds * whole if self.horizon is None else self.horizon
+        return steps, first, horizon or first + steps

@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from fedkd.settings.training import Pretraining
 from fedkd.tensors.evaluate import accuracy, mean_loss
 from fedkd.tensors.losses import cross_entropy
 from fedkd.tensors.samples import Data
+from fedkd.training.batch import Fit
 from fedkd.training.finite import check_weights
 from fedkd.training.fit import fit
 
@@ -70,7 +71,8 @@ def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Sp
             kept = read_tensors(path)
             if kept is None:
                 # A node of its own: what this training does must not show in the client's counters or random streams.
-                scratch = Node(client.id, client.clients, client.seed, client.training, client.classes, client.data)
+                training = replace(client.training, precision=settings.precision, compile=settings.compile)
+                scratch = Node(client.id, client.clients, client.seed, training, client.classes, client.data)
                 scratch.device, scratch.models["student"] = client.device, model
                 began = time.perf_counter()
                 try:
@@ -92,16 +94,17 @@ def _train(scratch: Node, val: Data | None, settings: Pretraining) -> int:
     steps = math.ceil(len(scratch.private) / settings.batch_size)
     patience = _Patience(settings)
     best, best_epoch = copy.deepcopy(model.state_dict()), 0
-    for epoch in range(settings.epochs if isinstance(settings.epochs, int) else CAP):
-        training_loss = fit(
-            scratch,
-            lambda batch: cross_entropy(batch.labelled, batch.labels),
-            labels="private",
-            steps=steps,
-            first=epoch * steps,
-            optimisation=settings,
-            purpose="pretrain",
-        )
+    epochs = settings.epochs if isinstance(settings.epochs, int) else CAP
+    job = Fit(
+        lambda batch: cross_entropy(batch.labelled, batch.labels),
+        labels="private",
+        steps=steps,
+        horizon=epochs * steps,
+        optimisation=settings,
+        purpose="pretrain",
+    )
+    for epoch in range(epochs):
+        training_loss = fit(scratch, replace(job, first=epoch * steps))
         if _watches_validation(settings):
             correct, validation_loss = _validated(scratch, val)
             if settings.target and correct >= settings.target:

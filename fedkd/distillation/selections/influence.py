@@ -59,7 +59,7 @@ class Influence(Ranked):
             )
         objective = HeadObjective(client, target, loss)
         if objective.head.numel() > LARGEST:
-            client.record("influence_factored", 1.0, target.on)
+            client.record("influence_factored", 1.0, target.split(client))
         step, logits = helpful_step(
             objective.features, objective.head, objective, *_features(client, val), damping=self.damping
         )
@@ -77,15 +77,16 @@ class HeadObjective:
 
     def __init__(self, client: Node, target: Target, loss: Loss) -> None:
         self._client, self._target, self._loss = client, target, loss
-        self.features, self._labels = _features(client, client.distilled)
+        common = target.data(client)
+        self.features, self._labels = _features(client, common)
         n, before = len(self.features), 0
         rows = torch.arange(n, device=self.features.device)
         self._beside: Tensor | None = None
-        if target.on == "transfer":
+        if not target.is_private(client):
             own, labels = _features(client, client.private)
             before = len(own)
             self.features, self._labels = torch.cat([own, self.features]), torch.cat([labels, self._labels])
-            sizes = [min(client.training.batch_size, len(part)) for part in (client.private, client.distilled)]
+            sizes = [min(client.training.batch_size, len(part)) for part in (client.private, common)]
             beside = max(1, round(n * sizes[0] / sizes[1]))
             self._beside = torch.arange(beside, device=rows.device) % before
             self._along = torch.arange(max(1, round(before * sizes[1] / sizes[0])), device=rows.device) % n
@@ -121,7 +122,7 @@ class HeadObjective:
         target, y = self._target, self._labels
         student, labels = common[rows], y[self.distilled][rows]
         labelled = student
-        if target.on == "transfer":
+        if self.distilled.start:
             private = y[: self.distilled.start]
             own, private = (own, private) if beside is None else (own[beside], private[beside])
             labelled, labels = torch.cat([own, student]), torch.cat([private, labels])
@@ -133,8 +134,6 @@ class HeadObjective:
 
 def _features(client: Node, data: Data) -> tuple[Tensor, Tensor]:
     """(n, width) float64 inputs of the student's head, and (n,) labels."""
-    model = client.student.eval()
-    with torch.no_grad():
-        features = torch.cat([model.features(part).flatten(0, -2) for part in torch.split(data.x, 4096)])
+    features = torch.cat([client.compute.features(client.student, part) for part in torch.split(data.x, 4096)])
     assert data.y is not None
     return features.double(), data.y

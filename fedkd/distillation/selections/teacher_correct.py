@@ -21,6 +21,6 @@ class TeacherCorrect(Selection):
     needs_labels: ClassVar[bool] = True
 
     def mask(self, client: Node, target: Target, loss: Loss) -> Tensor:  # noqa: ARG002 - asked of every selection
-        labels = client.distilled.y
+        labels = target.data(client).y
         assert labels is not None
         return right(target.unrevised, labels)
