@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.drawing.similarity import draw_similarities
-from analysis.figures.block import Picture, draw_block, draw_partitions, slug
-from analysis.figures.findings import draw_starts
+from analysis.drawing.picture import Picture, slug
+from analysis.figure import Block
+from analysis.figures import draw_figures
 from analysis.measures.compare import compare
 from analysis.measures.summary import Summary, block_title, orders
 from analysis.measures.targets import reading_split, target_table
@@ -64,27 +64,27 @@ def _remove_others(folder: Path, drawn: set[str]) -> None:
 def draw(
     table: pd.DataFrame, summary: Summary, study: Mapping[str, Any], folder: Path
 ) -> list[tuple[str, list[Picture]]]:
-    """Draw every figure into `folder`. Returns them by block: its title and its pictures; the partitions, and what
-    compares blocks that differ in their start, come first, under an empty title. table: the whole study, as `load`
-    gives it."""
+    """Draw every figure into `folder`. Returns them by block: its title and its pictures; those of the whole study, the
+    partitions and what compares blocks that differ in their start, come first, under an empty title. table: the whole
+    study, as `load` gives it."""
     folder.mkdir(parents=True, exist_ok=True)
     done = finished(table)
     known = orders(study).get("method", [])
     present = set(table["method"])
     methods = list(dict.fromkeys([*(name for name in known if name in present), *sorted(present)]))
-    dealt = study.get("partitions") or []
-    drawn = [("", draw_partitions(dealt, folder) + draw_starts(table, folder) + draw_similarities(done, dealt, folder))]
+    splits = study.get("partitions") or []
+    drawn = [("", draw_figures(Block(done, summary, "", methods, splits), folder))]
     keys = list(summary.settings)
     # Blocks of which nothing has finished have no rows in the summary, but curves.
-    values = pd.concat([summary.rows.reindex(columns=keys), table[keys]]).drop_duplicates()
+    blocks = pd.concat([summary.rows.reindex(columns=keys), table[keys]]).drop_duplicates()
     finished_blocks = dict(summary.blocks())
-    for place in values.itertuples(index=False, name=None):
-        title = block_title(keys, place)
-        block = finished_blocks.get(title) or replace(summary, rows=summary.rows.iloc[:0])
+    for values in blocks.itertuples(index=False, name=None):
+        title = block_title(keys, values, summary.names)
+        compared = finished_blocks.get(title) or replace(summary, rows=summary.rows.iloc[:0])
         source = done if title in finished_blocks else table
-        mine = source[(source[keys] == list(place)).all(axis=1)]
-        suffix = f"--{slug(title)}" if len(values) > 1 else ""
-        drawn.append((title, draw_block(mine, title, block, methods, folder, suffix)))
+        rows = source[(source[keys] == list(values)).all(axis=1)]
+        suffix = f"--{slug(title)}" if len(blocks) > 1 else ""
+        drawn.append((title, draw_figures(Block(rows, compared, title, methods, splits), folder, suffix)))
     return drawn
 
 

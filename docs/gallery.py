@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from analysis.drawing.partitions import PICTURES
+from analysis.drawing.picture import slug
 from analysis.drawing.samples import seen_by_clients, seen_labels
-from analysis.drawing.shards import PICTURES
 from analysis.drawing.style import legend_below, panels, save, styled
-from analysis.figures.block import slug
 from fedkd.base.catalogue import summary
 from fedkd.base.spec import parse, terms
 from fedkd.data import Dataset, load

@@ -187,7 +187,7 @@ def partition(
     ] = None,
 ) -> None:
     """Show and save one partition: table, picture, manifest."""
-    from analysis.drawing.shards import PICTURES
+    from analysis.drawing.partitions import PICTURES
     from fedkd.base.errors import UserError, nearest
     from fedkd.data import load
     from fedkd.settings.federation import Federation

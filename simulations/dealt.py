@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from analysis.drawing.shards import PICTURES
+from analysis.drawing.partitions import PICTURES
 from analysis.drawing.style import legend_below, panels, styled, wrap
 from analysis.results.files import replacing
 from partitions.deal import Deal

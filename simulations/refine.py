@@ -19,8 +19,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from analysis.drawing.picture import Panel, Picture, picture
-from analysis.drawing.refinement import group_names, score_histogram
+from analysis.drawing.histogram import group_names, score_histogram
+from analysis.drawing.picture import Panel, Picture, Sheet, draw_sheet
 from analysis.drawing.style import looks
 from analysis.results.files import replacing
 from fedkd.base.errors import UserError, nearest
@@ -117,7 +117,7 @@ class Refined:
             (f"by {column}", partial(score_histogram, self.table, by=column, styles=styles)) for column in columns
         ]
         caption = "Scores of all chunks, in nats a token; what lies to the right of the dashed line is kept."
-        return [picture("scores", f"Scores: {told}", caption, panels, folder / "figures", width=4.6)]
+        return [draw_sheet(Sheet(f"Scores: {told}", caption, panels, width=4.6), folder / "figures" / "scores")]
 
     def words(self) -> list[str]:
         """What was kept, in a few lines."""

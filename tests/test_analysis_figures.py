@@ -11,13 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import load
-from analysis.drawing.curves import accuracy_against_bytes, accuracy_against_rounds
-from analysis.drawing.gains import delta_intervals, gained_and_lost, rows_height
-from analysis.drawing.heatmaps import parameters, tuning_grid, tuning_heatmap
-from analysis.drawing.shards import partition_heatmap, partition_measures, partition_picture
+from analysis.drawing.partitions import partition_heatmap, partition_measures, partition_picture
+from analysis.drawing.picture import slug
+from analysis.drawing.rows import rows_height
 from analysis.drawing.style import labels, legend_below, looks, panels, save, styled, wrap
-from analysis.figures.block import slug
+from analysis.figures.accuracy_bytes import accuracy_against_bytes
+from analysis.figures.accuracy_rounds import accuracy_against_rounds
+from analysis.figures.gain import delta_intervals
+from analysis.figures.knowledge import gained_and_lost
+from analysis.figures.tuning import tuning_heatmap
 from analysis.measures.compare import compare
+from analysis.measures.tuning import parameters, tuning_grid
 from tests.test_analysis_synthetic import METHODS, PARTITIONS, Planted
 
 

@@ -10,10 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import load
-from analysis.drawing.sides import calibration_bars, class_changes, client_spread, gain_against, gain_by_model
-from analysis.drawing.standing import arrivals_against, rank_diagram
+from analysis.drawing.arrivals import arrivals_against
+from analysis.drawing.scatter import gain_against
 from analysis.drawing.style import looks
-from analysis.figures.findings import draw_findings, draw_starts
+from analysis.figure import Block
+from analysis.figures import draw_figures, find_figures
+from analysis.figures.calibration import calibration_bars
+from analysis.figures.classes import class_changes
+from analysis.figures.clients import client_spread
+from analysis.figures.models import gain_by_model
+from analysis.figures.ranks import rank_diagram
 from analysis.measures.compare import compare
 from analysis.report import make_report
 from analysis.statistics.censoring import Reach
@@ -155,6 +161,16 @@ def test_models_stand_beside_each_other(ax: Axes) -> None:
     assert 0 < at[0] < 0.5
 
 
+ALWAYS = {"accuracy-rounds", "accuracy-bytes", "gain", "knowledge"}
+"""Figures of every block in which something has finished."""
+
+
+def speaking(block: Block) -> set[str]:
+    """The figures that have something to say of a block."""
+    figures = find_figures().items()
+    return {name for name, each in figures if each.of_study == (not block.title) and list(each.sheets(block))}
+
+
 def test_every_figure_is_drawn_where_it_has_something_to_say(tmp_path: Path) -> None:
     rich = Rich(methods=("local", "kd", "fedavg", "pooled"), rounds=2, clients=3, partitions=PARTITIONS[:2])
     folder = rich.write(tmp_path)
@@ -169,8 +185,18 @@ def test_every_figure_is_drawn_where_it_has_something_to_say(tmp_path: Path) -> 
     rich_table.loc[late, "value"] += 0.2
     rich_table.insert(8, "model", np.where(own < 0, "", np.where(own == 1, "mlp", "cnn")))
     summary = compare(rich_table)
-    found = draw_findings(rich_table, "digits", summary, looks(rich.methods), tmp_path, "")
-    names = ["agreement", "arrivals", "calibration", "classes", "clients", "forgetting", "models", "teacher-accuracy"]
+    found = draw_figures(Block(rich_table, summary, "digits", rich.methods), tmp_path)
+    names = [
+        *ALWAYS,
+        "agreement",
+        "arrivals",
+        "calibration",
+        "classes",
+        "clients",
+        "forgetting",
+        "models",
+        "teacher-accuracy",
+    ]
     assert sorted(picture.png.stem for picture in found) == sorted(names)
     for picture in found:
         assert picture.svg.stat().st_size > 5000
@@ -180,26 +206,25 @@ def test_every_figure_is_drawn_where_it_has_something_to_say(tmp_path: Path) -> 
 
 def test_nothing_is_drawn_where_nothing_happened(tmp_path: Path) -> None:
     table = load(Planted(rounds=2, clients=3, partitions=PARTITIONS[:1], gain={}, noise=0.0).write(tmp_path))
-    assert draw_findings(table, "digits", compare(table), looks([]), tmp_path, "") == []
-    assert draw_starts(table, tmp_path) == []
+    assert speaking(Block(table, compare(table), "digits")) == {*ALWAYS, "tuning"}
+    assert not speaking(Block(table, compare(table)))
 
 
 def test_ranks_take_eight_blocks_and_three_methods(tmp_path: Path) -> None:
-    for number, (seeds, methods, expected) in enumerate(((3, 3, []), (4, 2, []), (4, 3, ["ranks"]))):
+    for number, (seeds, methods, expected) in enumerate(((3, 3, set()), (4, 2, set()), (4, 3, {"ranks"}))):
         names = ("local", "kd", "dml")[:methods]
         gain = {"local": 0.004, "kd": 0.006, "dml": 0.008}
         planted = Planted(methods=names, partitions=PARTITIONS[:2], seeds=range(seeds), rounds=1, clients=2, gain=gain)
         table = load(planted.write(tmp_path / str(number)))
-        found = draw_findings(table, "digits", compare(table), looks(names), tmp_path, "")
-        assert [picture.png.stem for picture in found if picture.png.stem == "ranks"] == expected
+        assert speaking(Block(table, compare(table), "digits", names)) & {"ranks"} == expected
 
 
 def test_starts_are_compared_across_blocks(started: pd.DataFrame, tmp_path: Path) -> None:
-    (picture,) = draw_starts(started, tmp_path)
+    (picture,) = draw_figures(Block(started, compare(started)), tmp_path)
     assert picture.png.stem == "starts"
     assert "rounds of a consolidation count" in picture.caption
     one = started[started["start"] == "kd"]
-    assert draw_starts(one, tmp_path) == []
+    assert not speaking(Block(one, compare(one)))
 
 
 def test_a_rich_study_reports_as_a_whole(tmp_path: Path) -> None:

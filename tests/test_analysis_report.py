@@ -12,7 +12,11 @@ import pandas as pd
 import pytest
 
 from analysis import ResultsError, read_study
-from analysis.figures.block import draw_partitions
+from analysis.drawing.picture import draw_sheet
+from analysis.figure import Block
+from analysis.figures.partitions import Partitions
+from analysis.measures.starts import Starts
+from analysis.measures.summary import Summary
 from analysis.page.html import breakable
 from analysis.report import make_report
 from tests.test_analysis_synthetic import Planted
@@ -137,12 +141,14 @@ def test_a_spec_breaks_behind_its_signs_only() -> None:
 
 
 def test_many_classes_and_clients_are_a_map_that_can_be_read(tmp_path: Path) -> None:
+    summary = Summary(pd.DataFrame(), pd.DataFrame(), (), "local", 0.95, None, Starts(0, 0.0, 0))
     rng = np.random.default_rng(0)
     for classes, clients in ((100, 50), (10, 50), (10, 10)):
         counts = rng.dirichlet(np.full(clients, 0.3), classes).T * 100
         entry = {"dataset": "many", "partition": "skew", "seed": 0, "counts": counts.astype(int).tolist()}
         entry["classes"] = [f"class {place}" for place in range(classes)]
-        (drawn,) = draw_partitions([entry], tmp_path)
+        (sheet,) = Partitions().sheets(Block(pd.DataFrame(), summary, splits=[entry]))
+        drawn = draw_sheet(sheet, tmp_path / "partitions")
         text = drawn.svg.read_text()
         # Ten classes are bars with a legend; more are a map with a scale.
         assert ("<!-- class 3 -->" in text) == (classes == 10)

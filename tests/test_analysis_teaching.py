@@ -7,7 +7,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drawing.teaching import accuracy_against_noise, noise_levels, taught_bars, taught_shares
+from analysis.figures.noise import accuracy_against_noise
+from analysis.figures.taught import taught_bars
+from analysis.measures.teaching import noise_levels, taught_shares
 
 
 @pytest.fixture

@@ -18,13 +18,10 @@ from matplotlib.patches import StepPatch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from analysis.drawing.refinement import (
-    keep_levels,
-    loss_against_keep,
-    loss_against_steps,
-    score_histogram,
-    steps_curves,
-)
+from analysis.drawing.histogram import score_histogram
+from analysis.figures.loss_keep import loss_against_keep
+from analysis.figures.loss_steps import loss_against_steps
+from analysis.measures.refinement import keep_levels, steps_curves
 from fedkd.base.errors import UserError
 from fedkd.data import Dataset, load
 from fedkd.data.tokens import decode

@@ -58,8 +58,8 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
 
 
 def test_no_room_is_imported_by_a_computed_name() -> None:
-    # What `ast` cannot see: the two catalogues import the files of the packages that they are given.
-    allowed = {"fedkd/base/catalogue.py", "fedkd/data/sources/__init__.py"}
+    # What `ast` cannot see: the catalogues import the files of the packages that they are given.
+    allowed = {"fedkd/base/catalogue.py", "fedkd/data/sources/__init__.py", "analysis/figures/__init__.py"}
     for file in files(*ROOMS):
         text = (ROOT / file).read_text(encoding="utf-8")
         assert file in allowed or ("import_module" not in text and "__import__" not in text), file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from analysis.drawing.similarity import draw_similarities, similarity_heatmap, similarity_matrix
+from analysis.drawing.picture import Picture, draw_sheet
+from analysis.figure import Block
+from analysis.figures.similarity import Similarity, similarity_heatmap
+from analysis.measures.similarity import similarity_matrix
+from analysis.measures.starts import Starts
+from analysis.measures.summary import Summary
 from fedkd.base.streams import stream
 from fedkd.distillation.similarity import (
     MARGIN,
@@ -216,6 +222,11 @@ class TestPicture:
         with pytest.raises(ValueError, match="3 names for 2 classes"):
             similarity_heatmap(measured(MATRIX), ax, names=["a", "b", "c"])
 
+    def draw(self, table: pd.DataFrame, splits: list[dict[str, Any]], folder: Path) -> list[Picture]:
+        summary = Summary(pd.DataFrame(), pd.DataFrame(), (), "local", 0.95, None, Starts(0, 0.0, 0))
+        sheets = Similarity().sheets(Block(table, summary, splits=splits))
+        return [draw_sheet(sheet, folder / f"similarity{sheet.part}") for sheet in sheets]
+
     def test_a_study_has_a_figure_for_each_data_set_that_measured_it(self, tmp_path: Path) -> None:
 
         tables = [
@@ -225,8 +236,8 @@ class TestPicture:
             measured({}, dataset="third"),
         ]
         names = [{"dataset": "digits", "classes": ["zero", "one"]}]
-        drawn = draw_similarities(pd.concat(tables), names, tmp_path)
+        drawn = self.draw(pd.concat(tables), names, tmp_path)
         assert [picture.title.split(": ")[1] for picture in drawn] == ["digits", "other"]
         assert [picture.across for picture in drawn] == [2, 1]
         assert all(picture.png.is_file() and picture.svg.is_file() for picture in drawn)
-        assert not draw_similarities(measured({}), names, tmp_path)
+        assert not self.draw(measured({}), names, tmp_path)

@@ -28,41 +28,48 @@ class Picture:
     """Width; a page needs this to keep text readable on a narrow screen, and not huge on a wide one."""
 
 
-def picture(
-    name: str,
-    title: str,
-    caption: str,
-    parts: Sequence[Panel],
-    folder: Path,
-    *,
-    width: float = 3.5,
-    height: float = 2.9,
-    legend: bool = True,
-    same_x: bool = False,
-    same_rows: bool = False,
-    most: int = ACROSS,
-) -> Picture:
-    """Draw `parts` side by side and save them as `folder`/`name`.svg and .png.
+@dataclass(frozen=True)
+class Sheet:
+    """A figure before it is drawn: equal panels, and what is said about them."""
 
-    width, height: inches a panel. legend: one for all panels, below. same_x: all panels share their limits across.
-    same_rows: row labels are said once where all panels have the same. most: panels in a row.
-    """
+    title: str
+    caption: str
+    panels: Sequence[Panel]
+    part: str = ""
+    """What tells several sheets of one figure apart; it goes to the name of the file."""
+    width: float = 3.5
+    """Inches of a panel."""
+    height: float = 2.9
+    legend: bool = True
+    """One legend for all panels, below."""
+    same_x: bool = False
+    """All panels share their limits across."""
+    same_rows: bool = False
+    """Row labels are written once where all panels have the same."""
+    most: int = ACROSS
+    """Panels in a row."""
+
+
+def draw_sheet(sheet: Sheet, path: Path, title: str = "") -> Picture:
+    """Draw a sheet and save it as `path`.svg and .png. title: what stands behind the sheet's own."""
     with styled():
-        figure, axes = panels(len(parts), width, height, extra=0.5 if legend else 0.0, most=most)
-        titles = labels([panel for panel, _ in parts], width=int(9.5 * width))
-        for (panel, draw), ax in zip(parts, axes, strict=True):
+        extra = 0.5 if sheet.legend else 0.0
+        figure, axes = panels(len(sheet.panels), sheet.width, sheet.height, extra=extra, most=sheet.most)
+        titles = labels([panel for panel, _ in sheet.panels], width=int(9.5 * sheet.width))
+        for (panel, draw), ax in zip(sheet.panels, axes, strict=True):
             draw(ax)
             # A heat map may have asked for room under its title.
             ax.set_title(titles[panel], loc="left", pad=18 if any(ax.texts) and _has_note(ax) else None)
-        if same_x:
+        if sheet.same_x:
             limits = [ax.get_xlim() for ax in axes]
             for ax in axes:
                 ax.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
-        _share_labels(axes, same_x or same_rows, most)
-        if legend:
+        _share_labels(axes, sheet.same_x or sheet.same_rows, sheet.most)
+        if sheet.legend:
             legend_below(figure, axes)
-        svg, png = save(figure, folder / name)
-    return Picture(title, caption, svg, png, min(len(parts), most), float(figure.get_figwidth()))
+        svg, png = save(figure, path)
+    across, inches = min(len(sheet.panels), sheet.most), float(figure.get_figwidth())
+    return Picture(f"{sheet.title}: {title}" if title else sheet.title, sheet.caption, svg, png, across, inches)
 
 
 def slug(text: str) -> str:

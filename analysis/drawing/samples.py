@@ -1,10 +1,13 @@
 """The same images as different clients see them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+
+from analysis.drawing.heatmap import heat_map
 
 
 def seen_by_clients(images: npt.ArrayLike, ax: Axes) -> Axes:
@@ -42,14 +45,11 @@ def seen_labels(true: npt.ArrayLike, seen: npt.ArrayLike, classes: Sequence[str]
     number = len(classes)
     counts = np.bincount(given * number + shown, minlength=number**2).reshape(number, number)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ax.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
-    if number <= 12:
-        for (row, column), value in np.ndenumerate(shares):
-            colour = "white" if value > 60 else "black"
-            ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6, color=colour)
+    texts = np.vectorize(lambda share: f"{share:.0f}", otypes=[object])(shares) if number <= 12 else None
+    shades: dict[str, Any] = {"cmap": "Blues", "vmin": 0, "vmax": 100, "interpolation": "nearest"}
+    heat_map(shares, ax, texts=texts, on_dark=shares > 60, fontsize=6, framed=True, **shades)
     ax.set_xticks(range(number), classes)
     ax.set_yticks(range(number), classes)
     ax.set_xlabel("label that the clients see")
     ax.set_ylabel("true class")
-    ax.grid(visible=False)
     return ax

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.results.files import replacing
+from analysis.results.names import base_name
 
 INK, QUIET, GRID = "#24292f", "#6b7280", "#e3e6ea"
 GAIN, LOSS = "#0072b2", "#d55e00"
@@ -79,18 +80,23 @@ def styled() -> Iterator[None]:
         yield
 
 
-def looks(methods: Sequence[str]) -> dict[str, Look]:
+def looks(methods: Sequence[str], bases: Mapping[str, str] | None = None) -> dict[str, Look]:
     """A look for each method, stable: it depends on the method's name and on the methods before it only.
 
     `local` is always the quiet grey reference and the four methods of the main comparison keep their colours;
     the others and further variants of one method take free colours, then marker and line styles change.
+    bases: the name of each method without its parameters, where a method is not called by its spec.
     """
+
+    def base(method: str) -> str:
+        return base_name((bases or {}).get(method, method))
+
     taken: dict[str, Look] = {}
     used: set[str] = set()
     for number, method in enumerate(dict.fromkeys(methods)):
-        name = method.split("(")[0]
+        name = base(method)
         if name == "local":
-            variant = sum(other.split("(")[0] == "local" for other in taken)
+            variant = sum(base(other) == "local" for other in taken)
             taken[method] = Look(QUIET, "x", _LINES[1 + variant % 3])
             continue
         color = _FIXED.get(name, "")
@@ -98,8 +104,8 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
             free = [each for each in [*_FREE, *_FIXED.values()] if each not in used]
             color = free[0] if free else [*_FREE, *_FIXED.values()][number % 10]
         used.add(color)
-        place = sum(look.color != QUIET for look in taken.values())
-        taken[method] = Look(color, _MARKERS[place % len(_MARKERS)], _LINES[place // len(_MARKERS) % len(_LINES)])
+        turn = sum(look.color != QUIET for look in taken.values())
+        taken[method] = Look(color, _MARKERS[turn % len(_MARKERS)], _LINES[turn // len(_MARKERS) % len(_LINES)])
     return taken
 
 
@@ -167,21 +173,21 @@ _LEGEND = 0.6
 
 def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
     """One legend for all panels, under them, with as many columns as its longest label leaves room for."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for ax in axes:
         handles, names = ax.get_legend_handles_labels()
-        found = {**dict(zip(names, handles, strict=True)), **found}
-    if not found:
+        entries = {**dict(zip(names, handles, strict=True)), **entries}
+    if not entries:
         return
-    longest = max(len(line) for name in found for line in name.splitlines())
+    longest = max(len(line) for name in entries for line in name.splitlines())
     columns = max(1, int(figure.get_figwidth() / (0.55 + 0.085 * longest)))
-    rows = -(-len(found) // columns)
-    columns = -(-len(found) // rows)
+    rows = -(-len(entries) // columns)
+    columns = -(-len(entries) // rows)
     # A legend of many lines takes room of its own, not that of the panels.
-    lines = [len(name.splitlines()) for name in found]
+    lines = [len(name.splitlines()) for name in entries]
     tallest = max(sum(lines[start : start + rows]) for start in range(0, len(lines), rows))
     figure.set_figheight(figure.get_figheight() + max(0.0, 0.19 * tallest + 0.09 * rows - _LEGEND))
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
 def save(figure: Figure, path: Path) -> tuple[Path, Path]:

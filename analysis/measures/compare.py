@@ -12,6 +12,7 @@ from analysis.measures.scores import COSTS, QUALITIES, federation_scores
 from analysis.measures.starts import pretrained_starts
 from analysis.measures.summary import Summary, orders
 from analysis.measures.targets import default_target, reaches
+from analysis.results.names import Names
 from analysis.results.table import finished, setting_columns
 from analysis.statistics.censoring import Reach, median_reach
 from analysis.statistics.comparisons import baseline_of, is_bound, judged, loses_less, paired_values
@@ -66,7 +67,8 @@ def compare(
         for method, cell in panel.groupby("method", sort=False):
             rows.append(named | {"method": method} | _row(cell, level) | dict(versus.loc[str(method)]))
     frame = _ordered(pd.DataFrame(rows, columns=None if rows else keys), keys, orders(study or {}))
-    summary = Summary(frame, scores, settings, baseline, level, target, pretrained_starts(done))
+    names = Names.of_study(study or {})
+    summary = Summary(frame, scores, settings, baseline, level, target, pretrained_starts(done), names=names)
     return replace(summary, warnings=(*unfinished(table, done, study or {}), *doubts(summary)))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.results.metrics import SENT
 from analysis.results.values import (
     SERVER,
     client_values,
@@ -20,7 +21,12 @@ from analysis.results.values import (
 )
 from analysis.statistics.intervals import ROUNDING
 
-COSTS = ["bytes", "steps", "samples", "seconds", "pretrain_seconds", "tuning_steps", "tuning_samples", "tuning_bytes"]
+COSTS: dict[str, tuple[str, ...]] = {
+    "bytes": SENT,
+    **{name: (name,) for name in ("steps", "samples", "seconds", "pretrain_seconds")},
+    **{name: (name,) for name in ("tuning_steps", "tuning_samples", "tuning_bytes")},
+}
+"""Sums over clients and rounds, each of the metrics that it adds up."""
 QUALITIES = [
     "bits_per_byte",
     "start_bits_per_byte",
@@ -144,9 +150,8 @@ def _forgetting(table: pd.DataFrame) -> pd.DataFrame:
 
 def _costs(table: pd.DataFrame, federations: "pd.Index[Any]") -> pd.DataFrame:
     costs = {}
-    for cost in COSTS:
-        wanted = ["bytes_up", "bytes_down"] if cost == "bytes" else [cost]
-        spent = table[table["metric"].isin(wanted) & (table["client"] >= 0)]
+    for cost, names in COSTS.items():
+        spent = table[table["metric"].isin(names) & (table["client"] >= 0)]
         costs[cost] = spent.groupby("federation")["value"].sum().reindex(federations, fill_value=0.0)
     took = table[(table["metric"] == "seconds") & (table["client"] == SERVER)]
     costs["wall"] = took.groupby("federation")["value"].sum().reindex(federations)

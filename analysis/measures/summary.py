@@ -6,12 +6,13 @@ one block.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from analysis.measures.starts import Starts
+from analysis.results.names import Names
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,25 @@ class Summary:
     starts: Starts
     """The pre-trained starts of all finished federations."""
     warnings: tuple[str, ...] = ()
+    names: Names = field(default_factory=Names)
+    """What the recipe calls its methods and the values of other keys."""
 
     def blocks(self) -> list[tuple[str, "Summary"]]:
         """The parts whose rows may be compared with each other, each under a title of its settings."""
         if self.rows.empty:
             return []
         keys = list(self.settings)
-        found = self.rows[keys].drop_duplicates()
         parts = []
-        for values in found.itertuples(index=False, name=None):
+        for values in self.rows[keys].drop_duplicates().itertuples(index=False, name=None):
             rows, scores = (frame[(frame[keys] == list(values)).all(axis=1)] for frame in (self.rows, self.scores))
-            parts.append((block_title(keys, values), replace(self, rows=rows, scores=scores)))
+            parts.append((block_title(keys, values, self.names), replace(self, rows=rows, scores=scores)))
         return parts
 
 
-def block_title(keys: Sequence[str], values: Sequence[Any]) -> str:
+def block_title(keys: Sequence[str], values: Sequence[Any], names: Names) -> str:
     """The settings of a block in words: `digits · models = cnn · public(fraction=0.2)`."""
-    pairs = zip(keys, values, strict=True)
-    return " · ".join(str(value) if key in {"dataset", "transfer"} else f"{key} = {value}" for key, value in pairs)
+    pairs = [(key, names.of(key, value)) for key, value in zip(keys, values, strict=True)]
+    return " · ".join(value if key in {"dataset", "transfer"} else f"{key} = {value}" for key, value in pairs)
 
 
 def orders(study: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.results.names import base_name
 from analysis.results.table import setting_columns
+from analysis.results.units import percent
 from analysis.results.values import cumulative_bytes, last_rounds, round_means, settings_of, start_rounds
 from analysis.statistics.censoring import Reach, first_reach, median_reach, restricted_mean
 from analysis.statistics.comparisons import BOUNDS
@@ -15,6 +17,8 @@ from analysis.statistics.intervals import ROUNDING
 SHARES = (0.80, 0.90, 0.95)
 """Shares of the reference's final accuracy that are targets."""
 REFERENCE = "pooled"
+SHARE = 0.90
+"""The share of `pooled` whose arrivals are drawn."""
 WAY = 0.5
 """Share of the way from the start to the best bound that the default target is at."""
 
@@ -49,7 +53,7 @@ def default_target(scores: pd.DataFrame, baseline: str | None) -> float:
     means = scores.groupby("method")[["start_accuracy", "accuracy"]].mean()
     starts = means["start_accuracy"]
     start = float(starts.loc[baseline]) if baseline is not None else float(starts.median())
-    names = means.index.str.split("(").str[0]
+    names = means.index.map(base_name)
     for best in (*(means.loc[names == bound, "accuracy"].max() for bound in BOUNDS), means["accuracy"].max()):
         if best > start + ROUNDING:
             return start + WAY * (float(best) - start)
@@ -86,7 +90,7 @@ def share_targets(table: pd.DataFrame, share: float, of: str = REFERENCE, split:
     final = settings.assign(final=curves[at_end].droplevel("round").reindex(settings.index))
     inside = [*setting_columns(table), "partition"]
     keys = [key for key in (*inside, "seed") if key != "start"]
-    mine = final[[method == of or method.split("(")[0] == of for method in final["method"]]]
+    mine = final[[method == of or base_name(method) == of for method in final["method"]]]
     if "start" in mine and (mine["start"] == "pretrained").any():
         mine = mine[mine["start"] == "pretrained"]
     values = _matched(final, mine, keys)
@@ -174,7 +178,7 @@ def target_table(table: pd.DataFrame, split: str) -> pd.DataFrame:
     partition, arm, share), where `arm` is the method, and the start it came from where starts vary. Columns `share`
     and `split` say what the target was. Empty without `pooled`. table: finished federations.
     """
-    pooled = table["method"].str.split("(").str[0] == REFERENCE
+    pooled = table["method"].map(base_name) == REFERENCE
     others = table[~pooled]
     if not pooled.any() or others.empty:
         return pd.DataFrame()
@@ -200,3 +204,12 @@ def _end(group: Sequence[Reach]) -> float:
     """The last place where some run is still on its way there; without end where all have arrived."""
     last = max(reach.value for reach in group)
     return last if any(reach == (last, False) for reach in group) else np.inf
+
+
+def arrivals_caption(split: str, notes: Sequence[str]) -> str:
+    """What a figure of arrivals at `SHARE` of the reference shows. notes: those of `Targets`."""
+    return (
+        f"Share of seeds whose {split} accuracy has reached {percent(SHARE, 0)} % of {REFERENCE}'s final one, on the "
+        "same partition and seed: 1 − Kaplan-Meier survival. Vertical ticks: seeds lost from sight before they "
+        "arrived. Numbers: how many arrived. " + " ".join(notes)
+    ).strip()

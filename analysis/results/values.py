@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.results.journal import MODEL, ROW
+from analysis.results.metrics import SENT, member, members
 
 SERVER = -1
-CLASS = "accuracy/"
-"""Metrics of one class start with this; the class follows."""
 
 
 def settings_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -62,9 +61,9 @@ def own_values(table: pd.DataFrame, metric: str, split: str) -> "pd.Series[float
 def class_values(table: pd.DataFrame, split: str = "test") -> "pd.Series[float]":
     """Accuracy of every class, indexed by (metric, federation, round, client); the metric is the class. The same
     rows count as in `client_values`."""
-    names = table["metric"].drop_duplicates()
-    rows = _counted(table, [str(name) for name in names if str(name).startswith(CLASS)], split)
-    return _indexed(rows.assign(metric=rows["metric"].astype("str").str.removeprefix(CLASS)))
+    names = members(table["metric"].unique(), "accuracy")
+    rows = _counted(table, names, split)
+    return _indexed(rows.assign(metric=rows["metric"].astype("str").map({name: member(name) for name in names})))
 
 
 def round_means(table: pd.DataFrame, metric: str = "accuracy", split: str = "test") -> "pd.Series[float]":
@@ -106,7 +105,7 @@ def cumulative_bytes(table: pd.DataFrame) -> "pd.Series[float]":
 
     Rounds without byte rows cost nothing.
     """
-    sent = table[table["metric"].isin(["bytes_up", "bytes_down"]) & (table["client"] >= 0)]
+    sent = table[table["metric"].isin(SENT) & (table["client"] >= 0)]
     each = sent.groupby(["federation", "round"])["value"].sum()
     rounds = pd.MultiIndex.from_frame(table[["federation", "round"]].drop_duplicates()).sort_values()
     return each.reindex(rounds, fill_value=0.0).groupby(level="federation").cumsum()

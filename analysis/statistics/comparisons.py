@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from analysis.results.names import base_name
 from analysis.statistics.intervals import ROUNDING, Floats, interval, p_value, paired_gaps, verdict
 
 RANKED_FROM = 8
@@ -20,7 +21,7 @@ BOUND = "bound"
 
 def is_bound(method: str) -> bool:
     """Whether a spec string is that of a bound."""
-    return method.split("(")[0] in BOUNDS
+    return base_name(method) in BOUNDS
 
 
 def loses_less(baseline: str) -> str:
@@ -31,7 +32,7 @@ def loses_less(baseline: str) -> str:
 def baseline_of(cells: pd.DataFrame, baseline: str) -> str | None:
     """The label of the baseline among these methods: itself, or the only spec of that name."""
     methods = set(cells["method"])
-    named = [method for method in methods if method.split("(")[0] == baseline]
+    named = [method for method in methods if base_name(method) == baseline]
     if baseline in methods:
         return baseline
     return named[0] if len(named) == 1 else None

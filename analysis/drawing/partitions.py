@@ -12,6 +12,7 @@ from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColor
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
+from analysis.drawing.heatmap import heat_map
 from analysis.drawing.style import wrap
 
 # Petroff's ten-colour cycle, made to be told apart with any common kind of colour vision.
@@ -121,12 +122,19 @@ def partition_heatmap(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -
     clients = table.shape[1]
     # Few samples are told from none: shades grow with the root, and what nobody holds stays white.
     shades = PowerNorm(0.5, vmin=0, vmax=max(table.max(), 1))
-    image = ax.imshow(np.ma.masked_equal(table, 0), aspect="auto", cmap=_HELD, norm=shades, interpolation="nearest")
-    if table.size <= 200:
-        for (row, column), value in np.ndenumerate(table):
-            dark = value > 0.4 * table.max()
-            ax.text(column, row, str(value), ha="center", va="center", fontsize=6, color="white" if dark else "black")
-    else:
+    few = table.size <= 200
+    image = heat_map(
+        np.ma.masked_equal(table, 0),
+        ax,
+        texts=table.astype(str) if few else None,
+        on_dark=table > 0.4 * table.max(),
+        fontsize=6,
+        framed=True,
+        cmap=_HELD,
+        norm=shades,
+        interpolation="nearest",
+    )
+    if not few:
         figure = ax.get_figure()
         assert figure is not None
         bar = figure.colorbar(image, ax=ax, pad=0.02, fraction=0.05, label="samples")
@@ -134,7 +142,6 @@ def partition_heatmap(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -
         bar.update_ticks()
     _class_axis(ax, classes)
     _client_axis(ax, clients)
-    ax.grid(visible=False)
     ax.set_ylabel("class")
     return ax
 

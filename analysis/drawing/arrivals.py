@@ -1,4 +1,4 @@
-"""Where methods stand against each other: mean ranks, and who reaches a target when."""
+"""Who reaches a target when."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,47 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from analysis.drawing.gains import method_axis
-from analysis.drawing.style import QUIET, Look, labels, looks
+from analysis.drawing.style import Look, labels, looks
 from analysis.results import units
 from analysis.statistics.censoring import Reach, arrival_curve
-from analysis.statistics.ranks import Ranks
-
-
-def rank_diagram(ranks: Ranks, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
-    """Mean ranks, best on top, each with half of Nemenyi's critical difference to either side: methods whose bars
-    do not overlap differ, and the shaded band holds those that the best one is not told from.
-
-    ranks: as `rank_methods` gives them. Below eight blocks there are no bars. A line under the axis says how many
-    blocks there were and what Friedman's test says.
-    """
-    rows = ranks.table.reset_index()
-    styles = styles or looks([str(name) for name in rows["method"]])
-    half = ranks.critical / 2
-    if not np.isnan(half) and len(rows):
-        best = float(rows["rank"].iloc[0])
-        ax.axvspan(best - half, best + half, color=QUIET, alpha=0.12, linewidth=0)
-    for place, (method, rank) in enumerate(zip(rows["method"], rows["rank"], strict=True)):
-        look = styles[str(method)]
-        if not np.isnan(half):
-            ax.plot([rank - half, rank + half], [place, place], color=look.color, linewidth=2.2)
-        ax.plot([rank], [place], marker="o", markersize=7, color=look.color, linestyle="none")
-        ax.annotate(
-            f"{rank:.2f}",
-            (rank, place),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-        )
-    method_axis(ax, rows, points_across=False)
-    room = 0.3 if np.isnan(half) else max(half, 0.3)
-    ax.set_xlim(1 - room, max(len(rows), 2) + room)
-    ax.set_xticks(range(1, max(len(rows), 2) + 1))
-    test = "" if np.isnan(ranks.friedman_p) else f", Friedman p {_p(ranks.friedman_p)}"
-    ax.set_xlabel(f"mean rank over {ranks.blocks} (partition, seed){test}")
-    return ax
 
 
 def arrivals_against(
@@ -145,7 +107,3 @@ def _level(before: Sequence[tuple[float, float]], here: tuple[float, float]) -> 
     """How many lines a count is moved, off those of lines that end at the same spot and away from the frame."""
     taken = sum(abs(x - here[0]) < 0.15 and abs(y - here[1]) < 0.08 for x, y in before)
     return taken if here[1] < 0.5 else -taken
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"

@@ -1,0 +1,66 @@
+"""Loss of language models against steps."""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from analysis.drawing.picture import Sheet
+from analysis.drawing.style import Look, labels, looks
+from analysis.figure import Block, Figure
+from analysis.measures.refinement import steps_curves
+from analysis.results.metrics import TEXT
+
+
+class LossSteps(Figure):
+    order = 160
+
+    def sheets(self, block: Block) -> Iterator[Sheet]:
+        if not block.results or TEXT.name not in set(block.table["metric"]):
+            return
+        curves = {name: steps_curves(part) for name, part in block.measured.items()}
+        yield Sheet(
+            "Loss against steps",
+            "Bits per byte of the test text after so many optimiser steps, mean over clients and seeds; bars at the "
+            "end: intervals over seeds. The start is left out.",
+            [
+                (block.name("partition", name), partial(loss_against_steps, block.shown(each), styles=block.styles))
+                for name, each in curves.items()
+                if len(each)
+            ],
+            width=4.0,
+            height=3.4,
+        )
+
+
+def loss_against_steps(curves: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
+    """Loss of every method against the optimiser steps so far; bars at the end are intervals over seeds.
+
+    curves: as `steps_curves` gives them, of one panel. The untrained start is left out: beside it, all look alike.
+    """
+    styles = styles or looks(list(dict.fromkeys(str(name) for name in curves["method"])))
+    names = labels(list(styles))
+    shown = curves[curves["steps"] > 0]
+    for method, look in styles.items():
+        mine = shown[shown["method"] == method]
+        if mine.empty:
+            continue
+        reach = np.zeros((2, len(mine)))
+        reach[:, -1] = [mine["mean"].iloc[-1] - mine["low"].iloc[-1], mine["high"].iloc[-1] - mine["mean"].iloc[-1]]
+        ax.errorbar(
+            mine["steps"],
+            mine["mean"],
+            yerr=np.maximum(np.nan_to_num(reach), 0.0),
+            color=look.color,
+            linestyle=look.line,
+            marker=look.marker,
+            elinewidth=1.0,
+            label=names[method],
+        )
+    ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    ax.set_xlabel("optimiser steps")
+    ax.set_ylabel(f"{TEXT.label} on test")
+    return ax

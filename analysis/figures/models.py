@@ -1,0 +1,65 @@
+"""Gain of every architecture."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from analysis.drawing.picture import Sheet
+from analysis.drawing.rows import method_axis
+from analysis.drawing.style import QUIET, Look, labels, looks
+from analysis.figure import Block, Figure
+from analysis.measures.breakdown import model_scores
+
+
+class Models(Figure):
+    order = 180
+
+    def sheets(self, block: Block) -> Iterator[Sheet]:
+        models = model_scores(block.table, block.summary.level) if block.results else pd.DataFrame()
+        if models.empty:
+            return
+        styles = looks(list(dict.fromkeys(str(name) for name in models["model"])))
+        yield Sheet(
+            "Gain of every architecture",
+            "Δ test accuracy of the clients that hold each model, mean over them, with the interval over seeds.",
+            block.panels(gain_by_model, models, styles=styles),
+            width=4.0,
+            height=block.height,
+            same_x=True,
+        )
+
+
+def gain_by_model(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
+    """Δ of each architecture of a heterogeneous federation under every method, with intervals over seeds.
+
+    rows: columns method, model, delta, delta_low, delta_high, as `breakdown.model_scores` gives them, of one panel.
+    styles: looks by model.
+    """
+    methods, models = (list(dict.fromkeys(str(name) for name in rows[key])) for key in ("method", "model"))
+    styles = styles or looks(models)
+    names = labels(models)
+    for place, model in enumerate(models):
+        mine = rows[rows["model"] == model]
+        at = np.array([methods.index(str(name)) for name in mine["method"]]) + _shift(place, models)
+        low, high = (mine["delta"] - mine["delta_low"], mine["delta_high"] - mine["delta"])
+        ax.errorbar(
+            mine["delta"],
+            at,
+            xerr=np.nan_to_num(np.maximum([low, high], 0.0)),
+            color=styles[model].color,
+            marker=styles[model].marker,
+            markersize=6,
+            elinewidth=1.4,
+            linestyle="none",
+            label=names[model],
+        )
+    ax.axvline(0, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
+    method_axis(ax, pd.DataFrame({"method": methods}))
+    ax.set_xlabel("Δ test accuracy since round 0, points")
+    return ax
+
+
+def _shift(place: int, models: Sequence[str]) -> float:
+    return 0.5 * (place - (len(models) - 1) / 2) / max(len(models), 2)
