@@ -20,6 +20,7 @@ from fedkd.models import ARCHITECTURES
 from fedkd.models.own import USAGE as OWN_USAGE
 from fedkd.models.own import Dressing
 from fedkd.settings.federation import Federation
+from simulations.arms import NAMEABLE
 from simulations.recipe import TABLES
 from simulations.shipped import shipped
 from simulations.splits import PARTITIONS
@@ -50,7 +51,9 @@ ALSO = ("keys", "recipes")
 """What else can be listed."""
 _ALSO_HEADS = {
     "keys": "Keys of a recipe; those with a dot stand in a table: `[train]`, and below it `lr = 0.05`, for `train.lr`. "
-    "A list where one value would do sweeps.",
+    "A list where one value would do sweeps; a table names what it sweeps, and the names are what tables and figures "
+    'show: `method = { tuned = "tuned_kd(…)", plain = "kd" }`. Keys that take names: '
+    f"{', '.join(f'`{key}`' for key in NAMEABLE)}.",
     "recipes": "Recipes that come with fedkd: `fedkd run NAME`; the files are in `simulations/recipes/`.",
 }
 
@@ -103,6 +106,7 @@ def shown(what: str) -> Iterator[str]:
             yield f"      {escape(each.time)}. Data: {escape(each.data)}"
     elif what == "keys":
         yield "[bold]keys[/]"
+        yield f"  [dim]{escape(_ALSO_HEADS['keys'])}[/]"
         yield from (line for each in keys() for line in _parameter(each, "  "))
     elif what in CATALOGUES:
         yield f"[bold]{what}[/]"

@@ -6,7 +6,7 @@ import itertools
 import tomllib
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.training.augment import augmentation
+from simulations.arms import NAMEABLE, names_by_spec, specs_of
 from simulations.engine import RaySettings
 from simulations.splits import partition_strategy
 from simulations.transfer import labelled
@@ -47,6 +48,8 @@ class Recipe:
     """the flat key → value or list of values, as written and overridden"""
     folder: Path | None = None
     """where files that the recipe names are looked for first: where it lies itself"""
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """key → spec → name, of the arms that have one; no part of what is run"""
 
 
 @cache
@@ -107,6 +110,8 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
             raise UserError(f"recipe key {key!r} is an empty list; give at least one value")
         if key in SPECS:
             values[key] = [canonical(option) for option in options]
+    tables = {key: value for key, value in flat.items() if isinstance(value, Mapping)}
+    names = {key: names_by_spec(key, arms, values[key]) for key, arms in tables.items()}
     ray = {key: options for key, options in values.items() if key.startswith("ray.")}
     for key, options in ray.items():
         if len(options) > 1:
@@ -122,7 +127,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
     settings = _checked("ray", RaySettings, {key.removeprefix("ray."): options[0] for key, options in ray.items()})
     for federation in federations:
         check(federation)
-    return Recipe(name, federations, swept, settings, flat)
+    return Recipe(name, federations, swept, settings, flat, names=names)
 
 
 def _bound_once(federation: Federation, starts: Sequence[Any]) -> Federation:
@@ -171,9 +176,9 @@ def _rank(key: str) -> int:
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key not in NAMEABLE:
             if key not in TABLES:
-                raise UserError(f"recipe table [{key}] is unknown; {nearest(key, TABLES)}")
+                raise UserError(f"recipe table [{key}] is unknown; {nearest(key, [*TABLES, *NAMEABLE])}")
             flat |= {f"{key}.{inner}": option for inner, option in value.items()}
         elif key in TABLES:
             raise UserError(f"recipe key {key!r} is a table: write [{key}] and its keys below, found {value!r}")
@@ -189,12 +194,16 @@ def _override(text: str) -> tuple[str, Any]:
         raise UserError(f"--set {text!r}: it should be KEY=VALUE, for example --set rounds=5")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if value.strip().startswith("{"):
+            raise UserError(f"--set {text!r}: not a table of names ({error}); write {key}={{NAME='SPEC'}}") from error
         return key, value.strip()  # a bare word is text: --set method=kd
 
 
 def _options(key: str, value: Any) -> list[Any]:
     """What a recipe gives for one key: the values of a sweep, or the only one."""
+    if isinstance(value, Mapping):
+        return list(specs_of(key, value))
     if not isinstance(value, list):
         return [value]
     if key in LISTS:

@@ -226,6 +226,7 @@ class Study:
         described = {
             "recipe": dict(self.recipe.source),
             "name": self.recipe.name,
+            **({"names": self.recipe.names} if self.recipe.names else {}),
             "swept": sorted({*self.recipe.swept, *_varying(list(current.values()))}),
             "current": list(current),
             "federations": kept | current,
