@@ -6,7 +6,7 @@ import itertools
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -271,3 +271,45 @@ class TestFiles:
     def test_what_is_wrong_is_found_before_anything_runs(self) -> None:
         with pytest.raises(UserError, match="temprature"):
             expand("late", {"method": ["local", "kd", "dml", "kd(temprature=2.0)"], "seed": [0, 1, 2]})
+
+
+class TestNames:
+    ARMS: ClassVar = {"tuned": "kd(temperature=2.0)", "plain": "kd()"}
+
+    def test_a_table_sweeps_as_a_list_does_and_names_no_federation(self) -> None:
+        named = expand("r", {"method": self.ARMS, "partition": {"even": "iid"}})
+        listed = expand("r", {"method": ["kd(temperature=2.0)", "kd"], "partition": "iid"})
+        assert named.federations == listed.federations
+        assert list(map(identify, named.federations)) == list(map(identify, listed.federations))
+        assert (named.swept, listed.names) == (listed.swept, {})
+        assert named.names == {
+            "method": {"kd(temperature=2.0)": "tuned", "kd": "plain"},
+            "partition": {"iid": "even"},
+        }
+
+    def test_an_override_takes_names_too(self) -> None:
+        recipe = expand("r", {"method": "local"}, ['method={tuned = "kd(temperature=2.0)", plain = "kd"}'])
+        assert recipe.names["method"] == {"kd(temperature=2.0)": "tuned", "kd": "plain"}
+        assert not expand("r", {"method": self.ARMS}, ["method=local"]).names
+
+    @pytest.mark.parametrize(
+        ("arms", "message"),
+        [
+            ({"a": "kd", "b": "kd()"}, r"'method': the arms 'a' and 'b' are one, kd"),
+            ({"kd": "local", "b": "kd"}, r"'method': the arm 'kd' is called what the arm 'b' is"),
+            ({"a": ["kd"]}, r"'method': the arm 'a' should be one spec string.*found \['kd'\]"),
+            ({" ": "kd"}, r"'method': ' ' is no name for 'kd'"),
+            ({}, r"'method' is an empty table"),
+        ],
+    )
+    def test_what_cannot_be_names_says_so(self, arms: dict[str, Any], message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            expand("r", {"method": arms})
+
+    def test_two_arms_of_one_name_are_no_table(self) -> None:
+        with pytest.raises(UserError, match=r"--set .*not a table of names \(.*'?a'?"):
+            expand("r", {"method": "kd"}, ['method={a="kd", a="local"}'])
+
+    def test_a_key_without_specs_takes_no_names(self) -> None:
+        with pytest.raises(UserError, match=r"recipe table \[seed\] is unknown"):
+            expand("r", {"method": "kd", "seed": {"first": 1}})
