@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from partitions.contract import Samples, apply
-from partitions.deal import Deal
 from partitions.sizes import Sizes
-from simulations.splits import partition_strategy
+from partitions.split import Split
+from simulations.splits import partition_strategy, write_manifest
 
 LABELS, CLIENTS = 60_000, 1000
 SPECS = {
@@ -74,7 +74,7 @@ def main() -> None:
     nothing = np.empty(0, np.int64)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "deal.json"
-        Deal("iid", "mnist", 0, tuple(np.array_split(order, CLIENTS)), nothing, nothing).save(file)
+        write_manifest(file, Split("iid", "mnist", 0, tuple(np.array_split(order, CLIENTS)), nothing, nothing))
         width = max(map(len, SPECS))
         for spec, classes in SPECS.items():
             text = spec.replace("FILE", str(file))

@@ -21,9 +21,9 @@ from fedkd.base.catalogue import summary
 from fedkd.base.spec import parse, terms
 from fedkd.data import Dataset, load
 from partitions.contract import Partition, Samples, apply, stream
-from partitions.deal import Deal
 from partitions.measures import skew
-from simulations.splits import PARTITIONS, partition_strategy
+from partitions.split import Split
+from simulations.splits import PARTITIONS, partition_strategy, write_manifest
 
 HERE = Path(__file__).parent
 CLIENTS, SEED = 10, 0
@@ -113,7 +113,7 @@ def page() -> str:
         file = Path(folder) / "split.json"
         dealt = apply(partition_strategy("dirichlet(alpha=0.3)"), given, CLIENTS, SEED)
         empty = np.empty(0, np.int64)
-        Deal("dirichlet(alpha=0.3)", "digits", SEED, dealt.clients, empty, (empty,) * CLIENTS).save(file)
+        write_manifest(file, Split("dirichlet(alpha=0.3)", "digits", SEED, dealt.clients, empty, (empty,) * CLIENTS))
         again = picture(f"manifest(file={json.dumps(str(file))})", "bars", dataset, replace(given))
         name = slug(f"manifest(file={json.dumps(str(file))})")
     figures = HERE / "figures" / "gallery"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from partitions.contract import Indices, Partition, Samples
+from partitions.partition import Indices, Partition, Samples
 
 
 def alike(partition: Partition, samples: Samples, test: Samples, rng: np.random.Generator) -> Partition:

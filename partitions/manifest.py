@@ -9,7 +9,7 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from partitions.contract import STRICT, Partition, PartitionError, Samples, Strategy
-from partitions.deal import Deal
+from partitions.split import Split
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -26,13 +26,13 @@ class Manifest(Strategy):
     def split(self, samples: Samples, clients: int, rng: np.random.Generator) -> Partition:
         """Give each sample to whom the file gives its position in the training array; nothing is left to chance."""
         del rng
-        deal = self._load(clients)
+        split = self._load(clients)
         positions = np.arange(len(samples)) if samples.positions is None else samples.positions
         place = np.full(1 + positions.max(initial=-1), -1)
         place[positions] = np.arange(len(samples))
-        val = deal.val if isinstance(deal.val, tuple) else (np.empty(0, np.int64),) * clients
+        val = split.val if isinstance(split.val, tuple) else (np.empty(0, np.int64),) * clients
         shards = []
-        for client, listed in enumerate(map(np.concatenate, zip(deal.clients, val, strict=True))):
+        for client, listed in enumerate(map(np.concatenate, zip(split.clients, val, strict=True))):
             known = place[listed[listed < len(place)]]
             shards.append(known[known >= 0])
             if not len(shards[-1]):
@@ -42,33 +42,33 @@ class Manifest(Strategy):
                 )
         return Partition(tuple(shards), np.setdiff1d(np.arange(len(samples)), np.concatenate(shards)))
 
-    def read(self, dataset: str, n: int, n_test: int, clients: int) -> Deal:
-        """The whole deal of the file, transfer set and local tests included, for a data set and so many clients.
+    def read(self, dataset: str, n: int, n_test: int, clients: int) -> Split:
+        """The whole split of the file, transfer set and local tests included, for a data set and so many clients.
 
         `n` and `n_test` are the lengths of the training and the test array. Data sets are the same if their source
         strings are but for the folder that a file lies in.
         Raises PartitionError where the file cannot be read, is not whole, or was made for something else.
         """
-        deal = self._load(clients)
-        if _moved(deal.dataset) != _moved(dataset):
+        split = self._load(clients)
+        if _moved(split.dataset) != _moved(dataset):
             raise PartitionError(
-                f"file={self.file!r} splits the data set {deal.dataset!r}, not {dataset!r}; use it with its own"
+                f"file={self.file!r} splits the data set {split.dataset!r}, not {dataset!r}; use it with its own"
             )
         try:
-            return deal.checked(n, n_test)
+            return split.checked(n, n_test)
         except PartitionError as error:
             raise PartitionError(
                 f"file={self.file!r} does not fit {dataset!r} with its {n} training and {n_test} test samples: {error}"
             ) from error
 
-    def _load(self, clients: int) -> Deal:
-        deal = Deal.load(Path(self.file).expanduser())
-        if len(deal.clients) != clients:
+    def _load(self, clients: int) -> Split:
+        split = Split.load(Path(self.file).expanduser())
+        if len(split.clients) != clients:
             raise PartitionError(
-                f"file={self.file!r} splits among {len(deal.clients)} clients, not {clients}; "
-                f"set clients = {len(deal.clients)}"
+                f"file={self.file!r} splits among {len(split.clients)} clients, not {clients}; "
+                f"set clients = {len(split.clients)}"
             )
-        return deal
+        return split
 
 
 def _moved(source: str) -> tuple[str, str, str]:

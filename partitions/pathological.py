@@ -9,7 +9,7 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from partitions.contract import STRICT, Indices, Partition, PartitionError, Samples, Strategy
-from partitions.dealing import cut_among_holders
+from partitions.cutting import cut_among_holders
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from partitions.contract import Indices
+from partitions.partition import Indices
 
 
 def largest_remainder(shares: NDArray[np.float64], totals: int | Indices) -> Indices:

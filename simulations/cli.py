@@ -176,7 +176,7 @@ def partition(
     spec: Annotated[str, typer.Argument(help='For example "dirichlet(alpha=0.1)".')],
     dataset: Annotated[str, typer.Option(help="Data source.")] = "digits",
     clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the deal.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the partition.")] = 0,
     transfer: Annotated[str, typer.Option(help="Transfer set that is held out first.")] = "public(fraction=0.2)",
     plot: Annotated[
         Path | None, typer.Option(help="Write the picture: .svg, .png or .pdf.", show_default=False)
@@ -191,10 +191,10 @@ def partition(
     from fedkd.base.errors import UserError, nearest
     from fedkd.data import load
     from fedkd.settings.federation import Federation
-    from simulations import dealt
+    from simulations import split_view
     from simulations.progress import Bar
     from simulations.recipe import canonical
-    from simulations.splits import deal
+    from simulations.splits import make_split, write_manifest
 
     if kind not in PICTURES:
         raise UserError(f"--kind {kind!r} is unknown: {nearest(kind, PICTURES)}")
@@ -207,19 +207,19 @@ def partition(
             raise UserError(f"{file}: is a folder; give the name of a file")
     with Bar(out) as bar:
         source = load(dataset, bar.preparing)
-    made = deal(
+    split = make_split(
         Federation("local", dataset=dataset, partition=canonical(spec), clients=clients, seed=seed, transfer=transfer),
         source,
     )
-    counts = made.counts(source.labels[source.train].numpy(), len(source.classes))
-    out.print(dealt.table(made, counts, source.classes))
-    for line in dealt.words(made):
+    counts = split.counts(source.labels[source.train].numpy(), len(source.classes))
+    out.print(split_view.table(split, counts, source.classes))
+    for line in split_view.words(split):
         out.print(escape(line))
     if manifest is not None:
-        made.save(manifest)
+        write_manifest(manifest, split)
         out.print(f"manifest: {escape(str(manifest))}")
     if plot is not None:
-        dealt.draw(made, counts, source.classes, kind, plot)
+        split_view.draw(split, counts, source.classes, kind, plot)
         out.print(f"picture: {escape(str(plot))}")
 
 

@@ -17,8 +17,8 @@ from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.tensors.samples import Data
 from partitions.contract import Indices, stream
-from partitions.deal import Deal
-from simulations.splits import altered, key, manifest
+from partitions.split import Split
+from simulations.splits import altered, split_key, split_of
 from simulations.transfer import labelled, transfer_data
 
 PARTS = ("train", "val", "local_test")
@@ -32,7 +32,7 @@ def load_holdings(federation: Federation, client: int) -> Holdings:
     known, schedule = labelled(federation.transfer), schedule_of(federation)
     public = transfer and Data(transfer.x, transfer.y if known else None)
     judged = {"transfer": transfer} if transfer and ours else {}
-    split = manifest(federation)
+    split = split_of(federation)
     test = {"test": _test(federation.dataset)}
     if client == SERVER:
         common = None if isinstance(split.val, tuple) else _common(federation, source, split)
@@ -51,7 +51,7 @@ def load_holdings(federation: Federation, client: int) -> Holdings:
     return Holdings(source.shape, len(source.outputs), own["train"], val, public, judged, source.token_bytes)
 
 
-def _part(federation: Federation, source: Dataset, split: Deal, client: int, part: str) -> Data:
+def _part(federation: Federation, source: Dataset, split: Split, client: int, part: str) -> Data:
     """One client's share of one part, in memory once a process."""
     indices = {"train": split.clients, "val": split.val, "local_test": split.local_test}[part]
     index = indices[client] if isinstance(indices, tuple) else np.empty(0, np.int64)
@@ -65,7 +65,7 @@ def _union(parts: list[Data]) -> Data:
     return Data(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts if part.y is not None]))
 
 
-def _common(federation: Federation, source: Dataset, split: Deal) -> Data:
+def _common(federation: Federation, source: Dataset, split: Split) -> Data:
     """The validation set that the server holds, in memory once a process."""
     assert not isinstance(split.val, tuple)
     index = source.train[torch.from_numpy(split.val)]
@@ -77,7 +77,7 @@ def _own(federation: Federation, source: Dataset, client: int, part: str, index:
     """A client's samples at some positions of the training or, for `local_test`, the test array, as it sees them."""
     places = (source.test if part == "local_test" else source.train)[torch.from_numpy(index)]
     x, y = source.pairs(places)
-    changed = altered(*key(federation))
+    changed = altered(*split_key(federation))
     if changed is not None and changed.labels is not None and part != "local_test":
         y = torch.from_numpy(changed.labels[index])
     if changed is not None and changed.transforms is not None and len(x):
@@ -93,7 +93,7 @@ def _test(dataset: str) -> Data:
 
 
 _Key = tuple[str, str, int, str]
-"""Data set and deal, partition and seed, client, part."""
+"""Data set and split, partition and seed, client, part."""
 
 
 class _Shards:

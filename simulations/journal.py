@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedkd.base.disk import replacing
 from fedkd.base.errors import UserError
 from fedkd.node.holdings import Row
 from simulations.identity import same_header
@@ -56,10 +57,8 @@ class Journal:
 
     def begin(self) -> None:
         """Start anew: nothing but the header."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        _write(partial, "w", self.header)
-        partial.replace(self.path)
+        with replacing(self.path) as partial:
+            _write(partial, "w", self.header)
 
     def append(self, number: int, rows: list[Row]) -> None:
         """Add a complete round."""

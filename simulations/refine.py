@@ -23,9 +23,9 @@ from analysis.drawing.histogram import group_names, score_histogram
 from analysis.drawing.picture import Panel, Picture, Sheet, draw_sheet
 from analysis.drawing.style import looks
 from analysis.results.files import replacing
+from fedkd.base.disk import write_whole
 from fedkd.base.errors import UserError, nearest
 from fedkd.base.spec import parse
-from fedkd.base.store import write_whole
 from fedkd.base.streams import stream
 from fedkd.data import Dataset, load
 from fedkd.data.sources import LIMIT

@@ -1,27 +1,28 @@
-"""Who holds which sample: data set × partition × transfer set → one deal, the content of a manifest."""
+"""Who holds which sample: data set × partition × transfer set → one split, the content of a manifest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from fedkd.base.catalogue import Catalogue
+from fedkd.base.disk import cached, write_whole
 from fedkd.base.errors import UserError
 from fedkd.base.files import content_hash, file_cache, located
 from fedkd.base.spec import own_code, parse, specs_in, terms
-from fedkd.base.store import alone
 from fedkd.data import Dataset, cache_root, load
 from fedkd.settings.federation import Federation
 from partitions.composition import Skew, Sum, Thinning, composed
 from partitions.contract import Partition, PartitionError, Samples, Strategy, apply, stream
-from partitions.deal import Deal
 from partitions.holdout import hold_out
 from partitions.manifest import Manifest
 from partitions.measures import skew
+from partitions.split import Split
 from simulations.transfer import check_labels, hold_transfer, transfer_set
 
 PARTITIONS: Catalogue[Strategy] = Catalogue("partition", "partitions", Strategy)  # type: ignore[type-abstract]
@@ -39,12 +40,12 @@ def partition_strategy(text: str) -> Strategy:
     """
     parts = terms(text, "+")
     try:
-        return composed([_placed(PARTITIONS.build(part)) for part in parts], parts)
+        return composed([_located(PARTITIONS.build(part)) for part in parts], parts)
     except PartitionError as error:
         raise UserError(f"partition {text}: {error}") from error
 
 
-def _placed(strategy: Strategy) -> Strategy:
+def _located(strategy: Strategy) -> Strategy:
     """A strategy whose file is where the user's files are looked for."""
     return replace(strategy, file=str(located(strategy.file))) if isinstance(strategy, Manifest) else strategy
 
@@ -59,8 +60,8 @@ def partition_files(text: str) -> dict[str, str]:
     return own_code(text) | {file: content_hash(located(file)) for file in manifests}
 
 
-def deal(federation: Federation, dataset: Dataset) -> Deal:
-    """Deal a data set: transfer set first, then the clients' shards, validation out of each, and the local tests.
+def make_split(federation: Federation, dataset: Dataset) -> Split:
+    """Split a data set: the transfer set first, then the clients' shards, validation out of each, and the local tests.
 
     Raises:
         UserError: the partition cannot be made; the message says why.
@@ -75,13 +76,13 @@ def deal(federation: Federation, dataset: Dataset) -> Deal:
             if isinstance(part, Manifest):
                 if any(isinstance(other, Thinning) for other in parts):
                     raise PartitionError("a manifest says who holds what; terms that thin out cannot be added to it")
-                return _taken_over(part, federation, dataset)
-        return _dealt(strategy, federation, dataset)
+                return _split_of_file(part, federation, dataset)
+        return _new_split(strategy, federation, dataset)
     except PartitionError as error:
         raise UserError(f"partition {federation.partition}: {error}") from error
 
 
-def _dealt(strategy: Strategy, federation: Federation, dataset: Dataset) -> Deal:
+def _new_split(strategy: Strategy, federation: Federation, dataset: Dataset) -> Split:
     public = transfer_set(federation.transfer)
     held = hold_transfer(public, dataset, federation.seed)
     training, test = (_samples(dataset, part) for part in ("train", "test"))
@@ -105,7 +106,7 @@ def _dealt(strategy: Strategy, federation: Federation, dataset: Dataset) -> Deal
         train.append(kept)
         val.append(validating)
     counts = np.stack([np.bincount(training.labels[own], minlength=len(dataset.classes)) for own in train])
-    return Deal(
+    return Split(
         federation.partition,
         federation.dataset,
         federation.seed,
@@ -119,43 +120,43 @@ def _dealt(strategy: Strategy, federation: Federation, dataset: Dataset) -> Deal
     ).checked(len(training), len(test))
 
 
-def _taken_over(strategy: Manifest, federation: Federation, dataset: Dataset) -> Deal:
-    """The deal of a file, whole, with the transfer set that is in it."""
-    found = strategy.read(federation.dataset, len(dataset.train), len(dataset.test), federation.clients)
+def _split_of_file(strategy: Manifest, federation: Federation, dataset: Dataset) -> Split:
+    """The split that a manifest holds, with its transfer set."""
+    split = strategy.read(federation.dataset, len(dataset.train), len(dataset.test), federation.clients)
     public = transfer_set(federation.transfer)
     asked = len(hold_transfer(public, dataset, federation.seed).transfer)
     source = public.source if public else ""
-    if (found.transfer_dataset, len(found.transfer)) != (source, asked):
+    if (split.transfer_dataset, len(split.transfer)) != (source, asked):
         raise PartitionError(
-            f"the file holds a transfer set of {len(found.transfer)} samples of "
-            f"{found.transfer_dataset or found.dataset}, but transfer = {federation.transfer!r} asks for {asked} of "
+            f"the file holds a transfer set of {len(split.transfer)} samples of "
+            f"{split.transfer_dataset or split.dataset}, but transfer = {federation.transfer!r} asks for {asked} of "
             f"{source or federation.dataset}; ask for the one in the file"
         )
-    if isinstance(found.val, tuple) is (federation.val == "common"):
+    if isinstance(split.val, tuple) is (federation.val == "common"):
         there = "one a client" if federation.val == "common" else "one for all"
         raise PartitionError(f"val = {federation.val!r}, but the file has validation samples {there}")
-    return found
+    return split
 
 
-def manifest(federation: Federation) -> Deal:
-    """The deal of a federation: made once, then read from the cache by every process.
+def split_of(federation: Federation) -> Split:
+    """The split of a federation's data set: made once, then read from the cache by every process.
 
     Raises:
-        UserError: see `deal`; or the samples are text, and batches of it were to be augmented.
+        UserError: see `make_split`; or the samples are text, and batches of it were to be augmented.
     """
     for table, settings in (("pretrain", federation.pretrain), ("train", federation.train)):
         if settings.augment and load(federation.dataset).vocabulary:
             raise UserError(
                 f"{table}.augment = {settings.augment!r} changes images, but {federation.dataset} is text; leave it out"
             )
-    return _kept(*key(federation))
+    return _cached_split(*split_key(federation))
 
 
-Key = tuple[str, str, int, int, str, Literal["local", "common"]]
+SplitKey = tuple[str, str, int, int, str, Literal["local", "common"]]
 
 
-def key(federation: Federation) -> Key:
-    """What a deal depends on: data set, partition, seed, clients, transfer set, validation."""
+def split_key(federation: Federation) -> SplitKey:
+    """What a split depends on: data set, partition, seed, clients, transfer set, validation."""
     return (
         federation.dataset,
         federation.partition,
@@ -167,9 +168,9 @@ def key(federation: Federation) -> Key:
 
 
 @file_cache(maxsize=64)
-def _kept(
+def _cached_split(
     dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common"]
-) -> Deal:
+) -> Split:
     source, public = load(dataset), transfer_set(transfer)
     identity = [
         SCHEMA,
@@ -186,18 +187,26 @@ def _kept(
     identity += [load(public.source).fingerprint] if public and public.source else []
     identity += sorted(partition_files(partition).items())
     path = cache_root() / "partitions" / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]}.json"
-    with alone(path):
-        if path.is_file():
-            try:
-                return Deal.load(path)
-            except PartitionError:
-                path.unlink()  # damaged: dealt anew
-        federation = Federation(
-            "local", dataset=dataset, partition=partition, clients=clients, seed=seed, transfer=transfer, val=val
-        )
-        made = deal(federation, source)
-        made.save(path)
-        return made
+    federation = Federation(
+        "local", dataset=dataset, partition=partition, clients=clients, seed=seed, transfer=transfer, val=val
+    )
+    return cached(path, lambda: make_split(federation, source), write_manifest, _read)
+
+
+def write_manifest(path: Path, split: Split) -> None:
+    """Write a split as a JSON file, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    write_whole(path, split.to_json().encode())
+
+
+def _read(path: Path) -> Split | None:
+    try:
+        return Split.load(path)
+    except PartitionError:
+        return None  # missing or damaged
 
 
 @file_cache(maxsize=8)
@@ -209,20 +218,20 @@ def altered(
     None where it changes nothing. A client's training and validation samples are one shard to it.
     """
     strategy = partition_strategy(partition)
-    source, split = load(dataset), _kept(dataset, partition, seed, clients, transfer, val)
+    source, split = load(dataset), _cached_split(dataset, partition, seed, clients, transfer, val)
     training = _samples(source, "train")
     shards = split.clients
     if isinstance(split.val, tuple):
         shards = tuple(np.concatenate(own) for own in zip(shards, split.val, strict=True))
     whole = Partition(shards)
     if any(parse(part).file for part in terms(partition, "+")):
-        # A user's own strategy may change samples in the deal itself.
+        # A user's own strategy may change samples while it distributes them.
         rest = np.sort(np.concatenate([*shards, split.dropped]))
-        dealt = apply(strategy, training.some(rest), clients, seed)
+        applied = apply(strategy, training.some(rest), clients, seed)
         labels = training.labels.copy()
-        if dealt.labels is not None:
-            labels[rest] = dealt.labels
-        whole = Partition(shards, transforms=dealt.transforms, labels=None if dealt.labels is None else labels)
+        if applied.labels is not None:
+            labels[rest] = applied.labels
+        whole = Partition(shards, transforms=applied.transforms, labels=None if applied.labels is None else labels)
     else:
         for part in _parts(strategy):
             if isinstance(part, Skew):

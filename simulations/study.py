@@ -35,7 +35,7 @@ from simulations.journal import Journal
 from simulations.provenance import commit, hardware, versions
 from simulations.queue import Queue
 from simulations.recipe import Recipe, settings_of
-from simulations.splits import Key, key, manifest
+from simulations.splits import SplitKey, split_key, split_of
 from simulations.superseding import FOLDER as SUPERSEDED
 from simulations.superseding import set_aside
 
@@ -191,15 +191,15 @@ class Study:
 
     def _prepare(self, watcher: Watcher) -> list[dict[str, Any]]:
         """Load data and deal partitions before anything is written: whatever is wrong with them is found here."""
-        splits: dict[Key, dict[str, Any]] = {}
+        splits: dict[SplitKey, dict[str, Any]] = {}
         tried: set[tuple[object, ...]] = set()
         for federation in self.recipe.federations:
-            place = key(federation)
+            place = split_key(federation)
             if place in splits:
                 _try_models(federation, tried)
                 continue
             dataset = load(federation.dataset, watcher.preparing)
-            split = manifest(federation)
+            split = split_of(federation)
             labels = dataset.labels[dataset.train].numpy()
             splits[place] = {
                 **dict(zip(("dataset", "partition", "seed", "clients"), place, strict=False)),
@@ -328,7 +328,7 @@ def last_round(federation: Federation) -> int:
 
 def skew_rows(federation: Federation) -> list[Row]:
     """How skewed the partition is, as rows of the start; measures as in `partitions.measures`."""
-    measures = manifest(federation).measures
+    measures = split_of(federation).measures
     names = {"samples": "train_samples", "classes": "train_classes"}
     rows: list[Row] = []
     for name, value in measures.items():

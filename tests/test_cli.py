@@ -18,7 +18,7 @@ from fedkd.base.spec import parse
 from fedkd.data import SOURCES, load
 from fedkd.method import METHODS
 from fedkd.models import ARCHITECTURES, build_model
-from partitions.deal import Deal
+from partitions.split import Split
 from simulations.recipe import SHIPPED, known_keys, read
 from simulations.shipped import check_data, shipped
 from simulations.splits import PARTITIONS
@@ -312,7 +312,7 @@ class TestPartition:
 
     def test_deals_every_training_sample_once(self, call: Call, tmp_path: Path) -> None:
         call("partition", "pathological(classes=2)", "--clients", "5", "--out", "split.json")
-        split = Deal.load(tmp_path / "split.json")
+        split = Split.load(tmp_path / "split.json")
         assert len(split.clients) == len(split.val) == 5
         parts = [*split.clients, *split.val, split.transfer, split.dropped]
         assert sorted(np.concatenate(parts).tolist()) == list(range(len(load("digits").train)))
@@ -321,17 +321,17 @@ class TestPartition:
         call("run", study, "--engine", "inline", "--out", "here", "--set", "partition=dirichlet(alpha=0.5)")
         call("partition", "dirichlet(alpha=0.5)", "--clients", "3", "--out", "split.json")
         (used,) = json.loads((tmp_path / "here" / "study.json").read_text())["partitions"]
-        assert used["sha256"] == Deal.load(tmp_path / "split.json").sha256
+        assert used["sha256"] == Split.load(tmp_path / "split.json").sha256
 
     def test_another_seed_is_another_deal(self, call: Call, tmp_path: Path) -> None:
         for seed in (0, 1):
             call("partition", "iid", "--seed", seed, "--out", f"{seed}.json")
-        assert Deal.load(tmp_path / "0.json").sha256 != Deal.load(tmp_path / "1.json").sha256
+        assert Split.load(tmp_path / "0.json").sha256 != Split.load(tmp_path / "1.json").sha256
 
     def test_prints_what_every_client_holds(self, call: Call, tmp_path: Path) -> None:
         ended = call("partition", "iid", "--clients", "3", "--out", "split.json")
         rows = [line.split() for line in ended.out.splitlines()]
-        for client, shard in enumerate(Deal.load(tmp_path / "split.json").clients):
+        for client, shard in enumerate(Split.load(tmp_path / "split.json").clients):
             (row,) = [row for row in rows if str(len(shard)) in row and f"{client}" in row[:2]]
             source = load("digits")
             counts = np.bincount(source.labels[source.train].numpy()[shard], minlength=10)

@@ -170,7 +170,7 @@ class TestCache:
     def test_what_a_killed_process_left_is_no_obstacle(self, arrays: Path, cache: Path) -> None:
         load(f"npz:{arrays}")
         (file,) = prepared(cache)
-        file.rename(file.with_suffix(".partial"))
+        file.rename(file.with_name(f"{file.name}.partial"))
         forget()
         load(f"npz:{arrays}")
         assert sorted(path.suffix for path in file.parent.iterdir()) == [".lock", ".safetensors"]

@@ -23,7 +23,7 @@ from fedkd.settings.training import Training
 from fedkd.tensors.evaluate import accuracy
 from fedkd.tensors.samples import Data
 from simulations.data import load_holdings
-from simulations.splits import manifest
+from simulations.splits import split_of
 from tests.small import (
     CLASSES,
     LABELLED,
@@ -281,7 +281,7 @@ class TestRealData:
     @pytest.mark.parametrize("partition", ["iid", "dirichlet(alpha=0.3)"])
     def test_private_validation_transfer_and_test_samples_are_disjoint(self, partition: str) -> None:
         federation = small("local", dataset="digits", partition=partition, clients=4)
-        source, dealt = load_dataset("digits"), manifest(federation)
+        source, dealt = load_dataset("digits"), split_of(federation)
         assert isinstance(dealt.val, tuple)
         parts = [*dealt.clients, *dealt.val, dealt.transfer]
         positions = np.concatenate(parts)

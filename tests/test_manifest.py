@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedkd.base.errors import UserError
 from partitions.contract import PartitionError, Samples, apply
-from partitions.deal import Deal
 from partitions.manifest import Manifest
+from partitions.split import Split
+from simulations.splits import write_manifest
 
 
 def array(*indices: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.array(indices, np.int64)
 
 
-def make(**changes: Any) -> Deal:
+def make(**changes: Any) -> Split:
     fields: dict[str, Any] = {
         "strategy": "dirichlet(alpha=0.5)",
         "dataset": "digits",
@@ -28,7 +30,7 @@ def make(**changes: Any) -> Deal:
         "val": (array(5), array(), array(8)),
         "dropped": array(6),
     }
-    return Deal(**(fields | changes))
+    return Split(**(fields | changes))
 
 
 @pytest.fixture
@@ -39,8 +41,8 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("val", [(array(5), array(), array(8)), (array(), array(), array()), array(5, 8), array()])
 def test_round_trip(path: Path, val: Any) -> None:
     manifest = make(val=val)
-    manifest.save(path)
-    loaded = Deal.load(path)
+    write_manifest(path, manifest)
+    loaded = Split.load(path)
     assert loaded.sha256 == manifest.sha256
     assert (loaded.strategy, loaded.dataset, loaded.seed) == ("dirichlet(alpha=0.5)", "digits", 3)
     assert [c.tolist() for c in loaded.clients] == [[4, 0], [7], [9, 2]]
@@ -50,16 +52,16 @@ def test_round_trip(path: Path, val: Any) -> None:
 
 
 def test_keys_are_the_contract(path: Path) -> None:
-    make().save(path)
+    write_manifest(path, make())
     content = json.loads(path.read_text())
     promised = {"strategy", "dataset", "seed", "sha256", "clients", "transfer", "val", "dropped"}
     assert set(content) == promised | {"local_test", "transfer_dataset", "measures"}
 
 
 def test_the_hash_is_of_the_contents_not_of_the_layout(path: Path) -> None:
-    make().save(path)
+    write_manifest(path, make())
     path.write_text(json.dumps(json.loads(path.read_text()), indent=4, sort_keys=True))
-    assert Deal.load(path).sha256 == make().sha256
+    assert Split.load(path).sha256 == make().sha256
 
 
 @pytest.mark.parametrize(
@@ -87,37 +89,37 @@ def test_every_field_is_in_the_hash(changes: dict[str, Any]) -> None:
 
 
 def test_the_keys_of_measures_have_no_order(path: Path) -> None:
-    deal = make(measures={"b": [1, None], "a": 0.1})
-    deal.save(path)
-    assert Deal.load(path).measures == {"a": 0.1, "b": [1, None]}
-    assert deal.sha256 == make(measures={"a": 0.1, "b": [1, None]}).sha256
+    split = make(measures={"b": [1, None], "a": 0.1})
+    write_manifest(path, split)
+    assert Split.load(path).measures == {"a": 0.1, "b": [1, None]}
+    assert split.sha256 == make(measures={"a": 0.1, "b": [1, None]}).sha256
 
 
 @pytest.mark.parametrize("measures", [{"gini": float("nan")}, {"gini": np.float32(0.5)}, {"gini": {1, 2}}])
 def test_measures_are_json(measures: dict[str, Any], path: Path) -> None:
     with pytest.raises(PartitionError, match="measures must be a JSON object"):
-        make(measures=measures).save(path)
+        write_manifest(path, make(measures=measures))
     assert not path.exists()
 
 
 def test_local_tests_point_into_the_test_array(path: Path) -> None:
     # The same numbers as in the training lists: other samples.
-    deal = make(local_test=(array(4, 0), array(), array(7)))
-    deal.save(path)
-    loaded = Deal.load(path).checked(10, 8)
+    split = make(local_test=(array(4, 0), array(), array(7)))
+    write_manifest(path, split)
+    loaded = Split.load(path).checked(10, 8)
     assert [own.tolist() for own in loaded.local_test] == [[4, 0], [], [7]]
     with pytest.raises(PartitionError, match=r"local_test\[2\] holds the index 7; indices must be 0 to 6"):
         loaded.checked(10, 7)
     with pytest.raises(PartitionError, match=r"index 4 is in local_test\[0\] and again in local_test\[1\]"):
-        make(local_test=(array(4), array(4), array())).save(path)
+        write_manifest(path, make(local_test=(array(4), array(4), array())))
     with pytest.raises(PartitionError, match="local_test has 2 lists for 3 clients"):
         make(local_test=(array(4), array())).checked()
 
 
 def test_a_transfer_set_of_another_data_set_is_held_to_itself(path: Path) -> None:
-    deal = make(transfer=array(4, 5, 1000), transfer_dataset="mnist")
-    deal.save(path)
-    loaded = Deal.load(path).checked(10)
+    split = make(transfer=array(4, 5, 1000), transfer_dataset="mnist")
+    write_manifest(path, split)
+    loaded = Split.load(path).checked(10)
     assert (loaded.transfer.tolist(), loaded.transfer_dataset) == ([4, 5, 1000], "mnist")
     with pytest.raises(PartitionError, match="index 4 is in transfer and again in transfer"):
         make(transfer=array(4, 4), transfer_dataset="mnist").checked()
@@ -159,42 +161,43 @@ def test_a_transfer_set_of_another_data_set_is_held_to_itself(path: Path) -> Non
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(path: Path, key: str, value: Any, message: str) -> None:
-    make().save(path)
+    write_manifest(path, make())
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(PartitionError, match=message) as caught:
-        Deal.load(path)
+        Split.load(path)
     assert str(caught.value).startswith(str(path))
 
 
 def test_missing_and_unknown_keys(path: Path) -> None:
-    make().save(path)
+    write_manifest(path, make())
     content = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in content.items() if k != "val"}))
     with pytest.raises(PartitionError, match="key 'val' is missing"):
-        Deal.load(path)
+        Split.load(path)
     path.write_text(json.dumps(content | {"validation": []}))
     with pytest.raises(PartitionError, match="key 'validation' is unknown"):
-        Deal.load(path)
+        Split.load(path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"seed": 3'])
 def test_torn_files(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(PartitionError, match="not JSON"):
-        Deal.load(path)
+        Split.load(path)
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
     with pytest.raises(PartitionError, match="cannot be read"):
-        Deal.load(tmp_path / "none.json")
-    with pytest.raises(PartitionError, match="cannot be written"):
-        make().save(tmp_path / "none" / "partition.json")
+        Split.load(tmp_path / "none.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_manifest(tmp_path / "file" / "partition.json", make())
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(PartitionError, match="not a list"):
-        Deal.load(tmp_path / "list.json")
+        Split.load(tmp_path / "list.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PartitionError, match="not JSON"):
-        Deal.load(tmp_path / "binary.json")
+        Split.load(tmp_path / "binary.json")
 
 
 def test_checked_holds_indices_to_the_training_array() -> None:
@@ -207,7 +210,7 @@ def test_checked_holds_indices_to_the_training_array() -> None:
 
 def test_overlaps_are_not_saved(path: Path) -> None:
     with pytest.raises(PartitionError, match="index 6 is in transfer and again in dropped"):
-        make(transfer=array(6)).save(path)
+        write_manifest(path, make(transfer=array(6)))
     assert not path.exists()
 
 
@@ -219,7 +222,7 @@ def test_counts() -> None:
 class TestStrategy:
     @pytest.fixture
     def manifest(self, path: Path) -> Manifest:
-        make().save(path)
+        write_manifest(path, make())
         return Manifest(str(path))
 
     def test_every_sample_goes_to_its_owner(self, manifest: Manifest) -> None:
@@ -242,7 +245,7 @@ class TestStrategy:
         assert sorted(partition.dropped.tolist()) == [1, 3, 6, *range(10, 20)]
 
     def test_validation_at_the_server_is_nobody_s(self, path: Path) -> None:
-        make(val=array(5, 8)).save(path)
+        write_manifest(path, make(val=array(5, 8)))
         partition = apply(Manifest(str(path)), Samples(np.zeros(10, np.int64)), 3, seed=0)
         assert sorted(partition.dropped.tolist()) == [1, 3, 5, 6, 8]
 
@@ -252,8 +255,8 @@ class TestStrategy:
             apply(manifest, samples, 3, seed=0)
 
     def test_reading_the_whole_deal(self, manifest: Manifest) -> None:
-        deal = manifest.read("digits", 10, 5, 3)
-        assert deal.transfer.tolist() == [1, 3]
+        split = manifest.read("digits", 10, 5, 3)
+        assert split.transfer.tolist() == [1, 3]
         for arguments, message in (
             (("digits", 10, 5, 4), "splits among 3 clients, not 4; set clients = 3"),
             (("mnist", 10, 5, 3), "splits the data set 'digits', not 'mnist'"),
@@ -267,7 +270,7 @@ class TestStrategy:
             Manifest(str(Path(manifest.file).with_name("none.json"))).read("digits", 10, 5, 3)
 
     def test_local_tests_fit_the_test_array(self, path: Path) -> None:
-        make(local_test=(array(4), array(), array())).save(path)
+        write_manifest(path, make(local_test=(array(4), array(), array())))
         with pytest.raises(PartitionError, match=r"local_test\[0\] holds the index 4; indices must be 0 to 3"):
             Manifest(str(path)).read("digits", 10, 4, 3)
 
@@ -286,7 +289,7 @@ class TestStrategy:
         ],
     )
     def test_a_file_that_was_moved_still_fits(self, written: str, asked: str, fits: bool, path: Path) -> None:
-        make(dataset=written).save(path)
+        write_manifest(path, make(dataset=written))
         manifest = Manifest(str(path))
         if fits:
             assert manifest.read(asked, 10, 0, 3).dataset == written

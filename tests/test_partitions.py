@@ -23,7 +23,6 @@ import partitions
 from partitions.by_column import ByColumn
 from partitions.composition import Sum
 from partitions.contract import Partition, PartitionError, Samples, Strategy, apply, check
-from partitions.deal import Deal
 from partitions.dirichlet import Dirichlet
 from partitions.disjoint import Disjoint
 from partitions.holdout import hold_out
@@ -36,6 +35,8 @@ from partitions.pathological import Pathological
 from partitions.quantity import Quantity
 from partitions.shards import Shards
 from partitions.sizes import Sizes
+from partitions.split import Split
+from simulations.splits import write_manifest
 
 
 def strategies() -> Iterator[type[Strategy]]:
@@ -60,7 +61,7 @@ def kept(folder: Path, n: int, clients: int) -> str:
     """A file that splits `n` samples among clients, a tenth for validation, and gives the last to nobody."""
     order = np.random.default_rng(n).permutation(n - 1 if n > clients else n)
     shards = np.array_split(order, clients)
-    deal = Deal(
+    split = Split(
         "iid",
         "digits",
         0,
@@ -68,8 +69,8 @@ def kept(folder: Path, n: int, clients: int) -> str:
         np.empty(0, np.int64),
         tuple(shard[: len(shard) // 10] for shard in shards),
     )
-    deal.save(folder / "deal.json")
-    return str(folder / "deal.json")
+    write_manifest(folder / "split.json", split)
+    return str(folder / "split.json")
 
 
 def usual(cls: type[Strategy], folder: Path, n: int, clients: int) -> Strategy:

@@ -14,10 +14,10 @@ from fedkd.base.files import forget_files
 from fedkd.data import Dataset, load
 from fedkd.node.node import SERVER
 from fedkd.settings.federation import Federation
-from partitions.deal import Deal
 from partitions.measures import skew
+from partitions.split import Split
 from simulations.data import load_holdings
-from simulations.splits import deal, manifest
+from simulations.splits import make_split, split_of, write_manifest
 from simulations.transfer import Public, fitted, hold_transfer, transfer_set
 from tests.small import own_cache
 
@@ -31,8 +31,8 @@ def federation(partition: str = "iid", **settings: Any) -> Federation:
     return Federation("local", partition=partition, **(plain | settings))
 
 
-def dealt(partition: str = "iid", **settings: Any) -> Deal:
-    return deal(federation(partition, **settings), load("digits"))
+def dealt(partition: str = "iid", **settings: Any) -> Split:
+    return make_split(federation(partition, **settings), load("digits"))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ class TestLocalTest:
         assert 0 < len(held.judged["local_test"]) < len(source.test)
 
     def test_what_a_client_is_judged_on_is_never_in_what_it_learns_from(self) -> None:
-        split, source = manifest(federation("dirichlet(alpha=0.5)")), load("digits")
+        split, source = split_of(federation("dirichlet(alpha=0.5)")), load("digits")
         held = load_holdings(federation("dirichlet(alpha=0.5)"), 2)
         assert torch.equal(
             held.judged["local_test"].x, source.pixels(source.test[torch.from_numpy(split.local_test[2])])
@@ -120,7 +120,7 @@ class TestSkews:
                 assert true is not None
                 assert seen is not None
                 assert torch.equal(true, seen)
-        sizes = sum(map(len, manifest(federation()).clients)) + sum(map(len, manifest(federation()).val))
+        sizes = sum(map(len, split_of(federation()).clients)) + sum(map(len, split_of(federation()).val))
         assert abs(wrong - 0.4 * sizes) <= 5
 
     def test_the_same_federation_sees_the_same_noise_again(self) -> None:
@@ -163,16 +163,16 @@ class TestSkews:
 class TestManifest:
     def test_a_saved_deal_is_taken_over_whole(self, tmp_path: Path) -> None:
         original = dealt("dirichlet(alpha=0.3)")
-        original.save(tmp_path / "split.json")
+        write_manifest(tmp_path / "split.json", original)
         again = dealt(f"manifest(file='{tmp_path / 'split.json'}')")
         assert again.sha256 == original.sha256
 
     def test_a_changed_file_is_dealt_anew(self, tmp_path: Path) -> None:
         of = federation(f"manifest(file='{tmp_path / 'split.json'}')")
         for partition in ("iid", "dirichlet(alpha=0.3)"):
-            dealt(partition).save(tmp_path / "split.json")
+            write_manifest(tmp_path / "split.json", dealt(partition))
             forget_files()
-            assert manifest(of).sha256 == dealt(partition).sha256
+            assert split_of(of).sha256 == dealt(partition).sha256
 
     @pytest.mark.parametrize(
         ("settings", "addition", "message"),
@@ -186,7 +186,7 @@ class TestManifest:
     def test_what_does_not_fit_the_file_is_refused(
         self, tmp_path: Path, settings: dict[str, Any], addition: str, message: str
     ) -> None:
-        dealt().save(tmp_path / "split.json")
+        write_manifest(tmp_path / "split.json", dealt())
         with pytest.raises(UserError, match=message):
             dealt(f"manifest(file='{tmp_path / 'split.json'}'){addition}", **settings)
 
@@ -228,7 +228,7 @@ class TestTransfer:
 
     def test_another_data_set_leaves_the_training_data_to_the_clients(self, colours: str) -> None:
         of = federation(transfer=f"public(source='{colours}', fraction=0.5)")
-        split = deal(of, load("digits"))
+        split = make_split(of, load("digits"))
         assert split.transfer_dataset == colours
         assert sum(map(len, split.clients)) + sum(map(len, split.val)) == len(load("digits").train)
         client, server = load_holdings(of, 0), load_holdings(of, SERVER)
@@ -281,11 +281,11 @@ def test_a_column_decides_who_holds_what(tmp_path: Path) -> None:
     file = tmp_path / "w.npz"
     np.savez(file, images=rng.integers(0, 256, (240, 5, 5), np.uint8), labels=np.arange(240) % 3, writer=writer)
     source: Dataset = load(f"npz:{file}")
-    split = deal(federation('by_column(name="writer")', clients=6, dataset=f"npz:{file}"), source)
+    split = make_split(federation('by_column(name="writer")', clients=6, dataset=f"npz:{file}"), source)
     column = source.columns["writer"]
     for client in range(6):
         own = np.concatenate([split.clients[client], split.val[client]])
         assert set(column[source.train.numpy()[own]]) == {client}
         assert set(column[source.test.numpy()[split.local_test[client]]]) <= {client}
     with pytest.raises(UserError, match="did you mean 'writer'"):
-        deal(federation('by_column(name="writr")', dataset=f"npz:{file}"), source)
+        make_split(federation('by_column(name="writr")', dataset=f"npz:{file}"), source)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedkd.base.disk import alone
 from fedkd.base.errors import UserError
-from fedkd.base.store import alone, read_tensors, write_tensors
+from fedkd.base.store import read_tensors, write_tensors
 from tests.small import same_knowledge
 
 TENSORS = {

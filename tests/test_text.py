@@ -26,7 +26,7 @@ from fedkd.node.node import SERVER
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from simulations.data import load_holdings
-from simulations.splits import deal, manifest
+from simulations.splits import make_split, split_of
 from simulations.transfer import transfer_data
 from tests.small import drawn, own_cache
 
@@ -294,7 +294,7 @@ class TestDomains:
     def test_clients_can_be_given_one_each(self, library: Path) -> None:
         of = federation(library, "by_column(name='domain')", clients=3)
         dataset = load(of.dataset)
-        split = deal(of, dataset)
+        split = make_split(of, dataset)
         for client, own in enumerate(split.clients):
             assert {*dataset.labels[dataset.train][torch.from_numpy(own)].tolist()} == {client}
 
@@ -302,7 +302,7 @@ class TestDomains:
         dataset = load(federation(library).dataset)
         labels = dataset.labels[dataset.train].numpy()
         skewed, even = (
-            deal(federation(library, f"dirichlet(alpha={alpha}, min_size=2)"), dataset) for alpha in (0.1, 1000.0)
+            make_split(federation(library, f"dirichlet(alpha={alpha}, min_size=2)"), dataset) for alpha in (0.1, 1000.0)
         )
         assert skewed.measures["mean_label_distance"] > 2 * even.measures["mean_label_distance"]
         held = np.concatenate([*skewed.clients, *skewed.val, skewed.transfer, skewed.dropped])
@@ -360,7 +360,7 @@ class TestTransfer:
     def test_it_can_be_of_one_domain(self, library: Path) -> None:
         of = federation(library, transfer="public(fraction=0.5, classes=['laws'])")
         dataset = load(of.dataset)
-        split = deal(of, dataset)
+        split = make_split(of, dataset)
         assert {*dataset.labels[dataset.train][torch.from_numpy(split.transfer)].tolist()} == {0}
 
     @pytest.mark.parametrize(
@@ -373,12 +373,12 @@ class TestTransfer:
     )
     def test_what_a_model_could_not_read_is_refused(self, library: Path, source: str, message: str) -> None:
         with pytest.raises(UserError, match=message):
-            manifest(federation(library, transfer=f"public(source='{source}', size=20)"))
+            split_of(federation(library, transfer=f"public(source='{source}', size=20)"))
 
     def test_text_is_no_transfer_set_of_images(self) -> None:
         of = Federation("local", dataset="digits", transfer="public(source='python_text', size=20)")
         with pytest.raises(UserError, match=r"python_text has chunks of 64 out of 256 tokens, but digits has images"):
-            manifest(of)
+            split_of(of)
 
 
 class TestBadInput:
@@ -431,11 +431,11 @@ class TestBadInput:
     )
     def test_skews_of_images_are_refused(self, library: Path, partition: str) -> None:
         with pytest.raises(UserError, match=re.escape(f"partition {partition}: it changes images or their labels")):
-            manifest(federation(library, partition))
+            split_of(federation(library, partition))
 
     @pytest.mark.parametrize("table", ["pretrain", "train"])
     def test_augmentation_is_refused(self, library: Path, table: str) -> None:
         kind = {"pretrain": Pretraining, "train": Training}[table]
         of = federation(library, **{table: kind(augment="flip")})
         with pytest.raises(UserError, match=rf"{table}\.augment = 'flip' changes images, but text:.* is text"):
-            manifest(of)
+            split_of(of)

@@ -30,7 +30,7 @@ from fedkd.tensors.samples import Data
 from fedkd.training.batch import Batch
 from simulations.data import load_holdings
 from simulations.engine import InlineGrid
-from simulations.splits import manifest
+from simulations.splits import split_of
 from tests import small
 from tests.small import own_cache
 
@@ -219,7 +219,7 @@ class TestBounds:
 
     def test_pooled_is_local_of_one_client_with_everything(self) -> None:
         of = Federation("pooled", clients=4, partition="dirichlet(alpha=0.3)", rounds=1, seed=1)
-        split, held = manifest(of), load_holdings(of, 0)
+        split, held = split_of(of), load_holdings(of, 0)
         assert held.data is not None
         assert len(held.data) == sum(map(len, split.clients))
         assert held.val is not None
@@ -265,7 +265,7 @@ class TestPrivateTransfer:
         held = load_holdings(Federation("kd", clients=4, transfer="private"), 1)
         assert held.transfer is None
         assert "transfer" not in held.judged
-        split = manifest(Federation("kd", clients=4, transfer="private"))
+        split = split_of(Federation("kd", clients=4, transfer="private"))
         assert not len(split.transfer)
 
 
@@ -296,7 +296,7 @@ def distilled_by_hand(of: Federation, start: small.Weights, data: Data, teacher:
 class TestCommonValidation:
     def test_it_is_uniform_held_out_and_the_server_s_alone(self) -> None:
         of = Federation("fedavg", clients=4, partition="pathological(classes=2)", val="common")
-        split = manifest(of)
+        split = split_of(of)
         assert not isinstance(split.val, tuple)
         held = [load_holdings(of, client) for client in (*range(4), SERVER)]
         assert all(client.val is None for client in held[:4])

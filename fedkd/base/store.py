@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedkd.base.errors import UserError
+from fedkd.base.disk import cached, write_whole
 
 _DIGEST = 32
 
@@ -30,26 +26,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     )
     write_whole(path, hashlib.sha256(body).digest() + body)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file at once or not at all; its folder is made where it is missing.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another folder"
-        ) from error
 
 
 def read_tensors(path: Path, device: torch.device | None = None) -> dict[str, Tensor] | None:
@@ -68,16 +44,20 @@ def read_tensors(path: Path, device: torch.device | None = None) -> dict[str, Te
     return {name: tensor.to(device) for name, tensor in tensors.items()} if device else tensors
 
 
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path`: of several processes and threads, one at a time is inside."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: cannot be written ({error.strerror}); set FEDKD_CACHE to a folder that can"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def cached_tensors(
+    path: Path, make: Callable[[], Mapping[str, Tensor]], device: torch.device | None = None
+) -> dict[str, Tensor]:
+    """The tensors in `path`, on `device`; made and written first where the file is missing or damaged: see `cached`."""
+    return cached(path, make, write_tensors, lambda file: read_tensors(file, device))
+
+
+def content_key(*parts: str | Tensor | memoryview) -> str:
+    """A name for a file of the cache: 40 hexadecimal digits of the sha256 over texts, tensors and raw memory."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(repr((part.dtype, part.shape)).encode())
+            digest.update(part.cpu().contiguous().numpy().data)
+        else:
+            digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()[:40]

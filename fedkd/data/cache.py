@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fedkd.base.errors import UserError
+from fedkd.base.disk import cached, replacing
 from fedkd.data.dataset import Dataset
 from fedkd.data.source import Prepared
 
@@ -45,39 +44,7 @@ def remembered(path: Path, prepare: Callable[[], Prepared]) -> Dataset:
     Safe with several processes at once: one prepares, the others wait for it. Raises UserError where the
     cache cannot be written, and whatever `prepare` raises; nothing half-written is left in either case.
     """
-    if (dataset := _read(path)) is not None:
-        return dataset
-    with _alone(path):
-        if (dataset := _read(path)) is None:
-            made = prepare()
-            with _needs_disk(path):
-                _write(path, made)
-            dataset = _read(path)
-    if dataset is None:
-        raise UserError(f"{path}: was written but cannot be read back; check the disk, or set FEDKD_CACHE")
-    return dataset
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    # The lock file stays: removing one that another process has just opened would let a third in beside it.
-    with _needs_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.with_suffix(".lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _needs_disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path.parent}: the cache cannot be written ({getattr(error, 'strerror', None) or error}); "
-            f"set FEDKD_CACHE to a folder that can be, with enough space"
-        ) from error
+    return cached(path, prepare, _write, _read)
 
 
 def _write(path: Path, made: Prepared) -> None:
@@ -97,17 +64,15 @@ def _write(path: Path, made: Prepared) -> None:
     described = {name: [column.dtype.str, column.shape] for name, column in columns.items()}
     header = {"peak": made.peak, "classes": made.classes, "columns": described, "fingerprint": _hash(made)}
     header["vocabulary"] = _hexadecimal(made.vocabulary)
-    # One name, not one a process: what a killed process left is overwritten, and the lock keeps others away.
-    partial = path.with_suffix(".partial")
-    try:
-        save_file(tensors, partial, metadata={"fedkd": json.dumps(header)})
+    with replacing(path, locked=True) as partial:
+        try:
+            save_file(tensors, partial, metadata={"fedkd": json.dumps(header)})
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error)) from error
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         # safetensors writes for the owner alone; a cache may be shared as far as the umask lets files be.
         partial.chmod(path.with_suffix(".lock").stat().st_mode)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Dataset | None:

@@ -6,12 +6,11 @@ import hashlib
 import http.client
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
+from fedkd.base.disk import alone, replacing
 from fedkd.base.errors import UserError
-from fedkd.base.store import alone
 from fedkd.data.source import Progress
 
 TIMEOUT = 10.0
@@ -39,24 +38,20 @@ def download(urls: Sequence[str], target: Path, md5: str, progress: Progress) ->
                     f"{target} is not the published file, or a part of it (md5 {found}, not {md5}); remove it"
                 )
             return
-        partial = target.with_name(target.name + ".partial")
         failures = []
-        try:
-            for url in urls:
-                try:
-                    with partial.open("wb") as file:
-                        _fetch(url, file, md5, target.name, progress)
-                    partial.replace(target)
-                except _FetchError as error:
-                    failures.append(f"{url}: {error}")
-                else:
-                    return
-        except OSError as error:
-            raise UserError(
-                f"{target}: cannot be written ({error.strerror}); free some space, or set FEDKD_CACHE to another folder"
-            ) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        for url in urls:
+            digest = hashlib.md5(usedforsecurity=False)
+            try:
+                with replacing(target, locked=True) as partial:
+                    fetch(url, partial, digest.update, progress)
+                    if digest.hexdigest() != md5:
+                        raise FetchError(
+                            f"what is there is not the published file (md5 {digest.hexdigest()}, not {md5})"
+                        )
+            except FetchError as error:
+                failures.append(f"{url}: {error}")
+            else:
+                return
         raise UnreachableError("; ".join(failures))
 
 
@@ -67,40 +62,44 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-class _FetchError(Exception):
+class FetchError(Exception):
     """This server does not give the file."""
 
 
-def _fetch(url: str, file: BinaryIO, md5: str, name: str, progress: Progress) -> None:
-    """Write what is at `url`; _FetchError where it is not all there or not what was published."""
-    digest, done = hashlib.md5(usedforsecurity=False), 0
+def fetch(url: str, target: Path, digest: Callable[[bytes], object], progress: Progress | None = None) -> None:
+    """Write what is at `url` to `target`, and give its bytes to `digest`, block by block.
+
+    Raises:
+        FetchError: the server does not answer, or the file is not all there.
+        OSError: `target` cannot be written.
+    """
+    done = 0
     request = urllib.request.Request(url, headers={"User-Agent": "fedkd"})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        raise _FetchError(f"HTTP {error.code} {error.reason}") from error
+        raise FetchError(f"HTTP {error.code} {error.reason}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _FetchError(_reason(error)) from error
-    with answer:
+        raise FetchError(_reason(error)) from error
+    with answer, target.open("wb") as file:
         total = answer.length or 0
         while block := _block(answer):
             # Outside of the network's own errors: a full disk is not the server's.
             file.write(block)
-            digest.update(block)
+            digest(block)
             done += len(block)
-            progress(f"downloading {name}", done, max(total, done))
+            if progress:
+                progress(f"downloading {url.rpartition('/')[2]}", done, max(total, done))
     if done < total:
-        raise _FetchError(f"cut short after {done:,} of {total:,} bytes")
-    if digest.hexdigest() != md5:
-        raise _FetchError(f"what is there is not the published file (md5 {digest.hexdigest()}, not {md5})")
+        raise FetchError(f"cut short after {done:,} of {total:,} bytes")
 
 
 def _block(answer: http.client.HTTPResponse) -> bytes:
     try:
         return answer.read(BLOCK)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _FetchError(_reason(error)) from error
+        raise FetchError(_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor
 from fedkd.base.added import identity
 from fedkd.base.errors import DivergedError, UserError
 from fedkd.base.spec import own_code
-from fedkd.base.store import alone, read_tensors, write_tensors
+from fedkd.base.store import cached_tensors, content_key
 from fedkd.base.streams import stream
 from fedkd.data import cache_root
 from fedkd.difference_sampling.difference import sample_losses
@@ -180,19 +179,6 @@ def _precision(compute: Compute) -> list[str]:
 
 def _remembered(kind: str, parts: Sequence[Tensor | str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What `make` gives, or gave before for equal parts, from a checksummed file."""
-    digest = hashlib.sha256(repr([SCHEMA, torch.__version__, kind]).encode())
-    for part in parts:
-        if isinstance(part, Tensor):
-            digest.update(repr((part.dtype, part.shape)).encode())
-            digest.update(part.cpu().contiguous().numpy().data)
-        else:
-            digest.update(repr(part).encode())
-    path = cache_root() / "refined" / f"{digest.hexdigest()[:40]}.safetensors"
-    found = read_tensors(path)
-    if found is None:
-        with alone(path):
-            found = read_tensors(path)
-            if found is None:
-                found = {name: value.clone() for name, value in make().items()}
-                write_tensors(path, found)
-    return found
+    head = repr([SCHEMA, torch.__version__, kind])
+    key = content_key(head, *(part if isinstance(part, Tensor) else repr(part) for part in parts))
+    return cached_tensors(cache_root() / "refined" / f"{key}.safetensors", make)

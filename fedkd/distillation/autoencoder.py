@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkd.base.errors import DivergedError
-from fedkd.base.store import alone, read_tensors, write_tensors
+from fedkd.base.store import cached_tensors, content_key
 from fedkd.data import cache_root
 from fedkd.settings.training import Optimisation
 from fedkd.tensors.compute import Compute
@@ -125,22 +124,20 @@ def train_once(x: Tensor, epochs: int, rng: torch.Generator) -> Trained:
 
     Steps and samples are those of the training, whenever that was. `rng` must be fresh.
     """
-    digest = hashlib.sha256(repr((SCHEMA, torch.__version__, epochs, rng.initial_seed(), OPTIMISATION)).encode())
-    digest.update(repr((x.dtype, tuple(x.shape))).encode())
-    digest.update(x.cpu().contiguous().numpy().data)
-    path = cache_root() / "autoencoders" / f"{digest.hexdigest()[:40]}.safetensors"
-    with alone(path):
-        kept = read_tensors(path, x.device)
-        if kept is None:
-            trained = train(x, epochs, rng)
-            told = {"loss": trained.loss, "steps": trained.steps, "samples": trained.samples}
-            facts = {name: torch.tensor(value, dtype=torch.float64) for name, value in told.items()}
-            write_tensors(path, {**trained.network.state_dict(), **facts})
-            return trained
-    loss, steps, samples = (float(kept.pop(name)) for name in ("loss", "steps", "samples"))
+    settings = repr((SCHEMA, torch.__version__, epochs, rng.initial_seed(), OPTIMISATION))
+    key = content_key(settings, repr((x.dtype, tuple(x.shape))), x.cpu().contiguous().numpy().data)
+
+    def make() -> dict[str, Tensor]:
+        trained = train(x, epochs, rng)
+        facts = {"loss": trained.loss, "steps": trained.steps, "samples": trained.samples}
+        numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in facts.items()}
+        return {**trained.network.state_dict(), **numbers}
+
+    tensors = cached_tensors(cache_root() / "autoencoders" / f"{key}.safetensors", make, x.device)
+    loss, steps, samples = (float(tensors.pop(name)) for name in ("loss", "steps", "samples"))
     with torch.device("meta"):
         network = Autoencoder(x.shape[1])
-    network.load_state_dict(kept, assign=True)
+    network.load_state_dict(tensors, assign=True)
     return Trained(network, loss, int(steps), int(samples))
 
 

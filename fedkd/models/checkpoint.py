@@ -11,10 +11,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedkd.base.catalogue import STRICT
+from fedkd.base.disk import write_whole
 from fedkd.base.errors import UserError
 from fedkd.base.files import candidates
 from fedkd.base.spec import parse
-from fedkd.base.store import write_whole
 from fedkd.models.architecture import Architecture, Kind, Model, Shape
 from fedkd.models.assign import ARCHITECTURES
 from fedkd.models.blocks.description import Description, described_data, read_description

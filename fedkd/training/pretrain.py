@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from torch import Tensor
 from fedkd.base.added import identity
 from fedkd.base.errors import DivergedError
 from fedkd.base.spec import own_code
-from fedkd.base.store import alone, read_tensors, write_tensors
+from fedkd.base.store import cached_tensors, content_key
 from fedkd.data import cache_root
 from fedkd.models import ARCHITECTURES, Model
 from fedkd.node.node import Node
@@ -64,27 +62,24 @@ def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Sp
     settings = settings.settled(ARCHITECTURES.build(name).brings_weights)
     if settings.epochs == 0:
         return Spent()
-    path = _place(client, model, name, settings)
-    kept = read_tensors(path)
-    if kept is None:
-        with alone(path):
-            kept = read_tensors(path)
-            if kept is None:
-                # A node of its own: what this training does must not show in the client's counters or random streams.
-                training = replace(client.training, precision=settings.precision, compile=settings.compile)
-                scratch = Node(client.id, client.clients, client.seed, training, client.classes, client.data)
-                scratch.device, scratch.models["student"] = client.device, model
-                began = time.perf_counter()
-                try:
-                    epochs = _train(scratch, client.val, settings)
-                    check_weights(model)
-                except DivergedError as error:
-                    raise DivergedError(f"in pre-training, {error}") from error
-                spent = [epochs, scratch.steps, scratch.samples, time.perf_counter() - began]
-                kept = {**model.state_dict(), _SPENT: torch.tensor(spent, dtype=torch.float64)}
-                write_tensors(path, kept)
-    epochs, steps, samples, seconds = kept.pop(_SPENT).tolist()
-    model.load_state_dict(kept)
+
+    def make() -> dict[str, Tensor]:
+        # A node of its own: what this training does must not show in the client's counters or random streams.
+        training = replace(client.training, precision=settings.precision, compile=settings.compile)
+        scratch = Node(client.id, client.clients, client.seed, training, client.classes, client.data)
+        scratch.device, scratch.models["student"] = client.device, model
+        began = time.perf_counter()
+        try:
+            epochs = _train(scratch, client.val, settings)
+            check_weights(model)
+        except DivergedError as error:
+            raise DivergedError(f"in pre-training, {error}") from error
+        spent = [epochs, scratch.steps, scratch.samples, time.perf_counter() - began]
+        return {**model.state_dict(), _SPENT: torch.tensor(spent, dtype=torch.float64)}
+
+    start = cached_tensors(_path(client, model, name, settings), make)
+    epochs, steps, samples, seconds = start.pop(_SPENT).tolist()
+    model.load_state_dict(start)
     return Spent(int(epochs), int(steps), int(samples), seconds)
 
 
@@ -148,19 +143,15 @@ def _validated(scratch: Node, val: Data | None) -> tuple[float, float]:
     return accuracy(logits, val.y), mean_loss(logits, val.y)
 
 
-def _place(client: Node, model: Model, name: str, settings: Pretraining) -> Path:
+def _path(client: Node, model: Model, name: str, settings: Pretraining) -> Path:
     data = client.private
     assert data.y is not None
     parts = [SCHEMA, torch.__version__, name, sorted(identity(settings).items()), client.id, client.seed]
     parts += sorted(own_code(name).items())  # equal weights train otherwise in another network
-    digest = hashlib.sha256(repr(parts).encode())
-    judging = (client.val.x, client.val.y) if _watches_validation(settings) and client.val else ()
-    for tensor in (data.x, data.y, *judging, *_flat(model.state_dict())):
-        assert tensor is not None
-        digest.update(repr((tensor.dtype, tensor.shape)).encode())
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return cache_root() / "pretrained" / f"{digest.hexdigest()[:40]}.safetensors"
-
-
-def _flat(state: Mapping[str, Tensor]) -> list[Tensor]:
-    return [state[key] for key in sorted(state)]
+    tensors = [data.x, data.y]
+    if _watches_validation(settings) and client.val:
+        assert client.val.y is not None
+        tensors += [client.val.x, client.val.y]
+    state = model.state_dict()
+    tensors += [state[key] for key in sorted(state)]
+    return cache_root() / "pretrained" / f"{content_key(repr(parts), *tensors)}.safetensors"

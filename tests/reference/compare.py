@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import analysis
 from simulations.recipe import expand
-from simulations.splits import manifest
+from simulations.splits import split_of
 from simulations.study import Study
 from tests.reference.ledger import Key, Ledger
 from tests.reference.world import World
@@ -44,7 +44,7 @@ def assert_agree(method: str, reference: Reference, **changes: Any) -> Ledger:
     """fedkd and the reference agree on one federation: weights, bytes and every other row. Returns the rows."""
     recipe = RECIPE | {"method": method} | changes
     (federation,) = expand("reference", recipe).federations
-    world = World(recipe, manifest(federation))
+    world = World(recipe, split_of(federation))
     ledger = reference(world)
     with tempfile.TemporaryDirectory() as folder:
         Study(expand("reference", recipe), Path(folder)).run("inline")

@@ -10,7 +10,7 @@ import pytest
 from tests.test_rooms import imports, package
 
 HERE = Path(__file__).parent
-SHARED = {"fedkd.data.load", "fedkd.models.ARCHITECTURES", "partitions.deal.Deal"}
+SHARED = {"fedkd.data.load", "fedkd.models.ARCHITECTURES", "partitions.split.Split"}
 REFERENCE = sorted(file.name for file in HERE.glob("*.py") if not file.name.startswith("test_"))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedkd.data import load
 from fedkd.models import ARCHITECTURES
-from partitions.deal import Deal
+from partitions.split import Split
 
 if TYPE_CHECKING:
     from tests.reference.ledger import Ledger
@@ -106,7 +106,7 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
 class World:
     """A federation's data, settings and clients, as a recipe and a manifest describe them."""
 
-    def __init__(self, recipe: Mapping[str, Any], deal: Deal) -> None:
+    def __init__(self, recipe: Mapping[str, Any], split: Split) -> None:
         source = load(recipe["dataset"])
         self.seed: int = recipe["seed"]
         self.rounds: int = recipe["rounds"]
@@ -119,7 +119,7 @@ class World:
         self.consolidate: Callable[[World, Ledger], None] | None = None
         """makes one model of all clients' before the method begins"""
         self.specs = [
-            recipe["models"].split("|")[i % len(recipe["models"].split("|"))] for i in range(len(deal.clients))
+            recipe["models"].split("|")[i % len(recipe["models"].split("|"))] for i in range(len(split.clients))
         ]
 
         def samples(part: Tensor, positions: Any) -> Samples:
@@ -128,13 +128,13 @@ class World:
         everything = torch.arange(len(source.test))
         self.test = samples(source.test, everything)
         self.exchanges_models: bool = recipe["transfer"] == "private"
-        self.transfer = samples(source.train, deal.transfer)
+        self.transfer = samples(source.train, split.transfer)
         self.labelled: bool = "labelled=true" in recipe["transfer"] or self.exchanges_models
-        self.shards = [samples(source.train, positions) for positions in deal.clients]
-        local = isinstance(deal.val, tuple)
-        self.val = [samples(source.train, deal.val[i] if local else deal.val) for i in range(len(deal.clients))]
-        self.local_test = [samples(source.test, positions) for positions in deal.local_test]
-        self.clients = [self.client(i) for i in range(len(deal.clients))]
+        self.shards = [samples(source.train, positions) for positions in split.clients]
+        local = isinstance(split.val, tuple)
+        self.val = [samples(source.train, split.val[i] if local else split.val) for i in range(len(split.clients))]
+        self.local_test = [samples(source.test, positions) for positions in split.local_test]
+        self.clients = [self.client(i) for i in range(len(split.clients))]
         everybody = range(len(self.clients))
         self.learners = sorted(recipe.get("students", everybody))
         self.tutors = sorted(recipe.get("teachers", everybody))

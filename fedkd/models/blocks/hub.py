@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import re
-import urllib.error
-import urllib.request
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
+from fedkd.base.disk import alone, replacing
 from fedkd.base.errors import UserError
-from fedkd.base.store import alone
 from fedkd.data import cache_root
+from fedkd.data.download import FetchError, fetch
 from fedkd.data.published import mirror
-
-TIMEOUT = 10.0
-"""Seconds without an answer after which the server is given up."""
-BLOCK = 2**20
 
 _DIGITS = re.compile(r"-([0-9a-f]{8,})\.[^.]+$")
 
@@ -41,22 +34,13 @@ def published_file(url: str, whose: str) -> Path:
         if not target.is_file():
             try:
                 _download(url, target)
-            except _DownloadError as error:
+            except FetchError as error:
                 raise UserError(
                     f"{whose}: its weights are not on this machine and cannot be downloaded from {url} ({error}). Get "
                     f"{name} elsewhere and put it into {target.parent}, or into the folder hub of another folder and "
                     f"set FEDKD_DATA to that"
                 ) from error
-            except OSError as error:
-                raise UserError(
-                    f"{target}: cannot be written ({error.strerror}); free some space, or set FEDKD_CACHE to another "
-                    f"folder"
-                ) from error
     return _checked(target, whose)
-
-
-class _DownloadError(Exception):
-    """The server does not give the file."""
 
 
 def _checked(path: Path, whose: str) -> Path:
@@ -87,44 +71,10 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def _download(url: str, target: Path) -> None:
-    """Write `target` whole, or not at all."""
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            found = _fetch(url, file)
-        if not _fits(target.name, found):
-            raise _DownloadError(f"what is there was cut short or is another file: its sha256 begins with {found[:8]}")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _fetch(url: str, file: BinaryIO) -> str:
-    """Write what is at `url`; its sha256."""
     digest = hashlib.sha256()
-    request = urllib.request.Request(url, headers={"User-Agent": "fedkd"})
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise _DownloadError(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _DownloadError(_reason(error)) from error
-    with answer:
-        while block := _block(answer):
-            # Outside of the network's own errors: a full disk is not the server's.
-            file.write(block)
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _block(answer: http.client.HTTPResponse) -> bytes:
-    try:
-        return answer.read(BLOCK)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _DownloadError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or error
-    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    with replacing(target, locked=True) as partial:
+        fetch(url, partial, digest.update)
+        if not _fits(target.name, digest.hexdigest()):
+            raise FetchError(
+                f"what is there was cut short or is another file: its sha256 begins with {digest.hexdigest()[:8]}"
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from partitions.contract import Indices, Partition, PartitionError, Samples
+from partitions.partition import Indices, Partition, PartitionError, Samples
 
 
 def cut_among_holders(

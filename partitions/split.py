@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from partitions.contract import Indices, PartitionError, misplaced
+from partitions.partition import Indices, PartitionError, misplaced
 
 KEYS = (
     "strategy",
@@ -35,17 +35,17 @@ TEXTS = ("strategy", "dataset", "sha256", "transfer_dataset")
 
 
 @dataclass(frozen=True, eq=False)
-class Deal:
+class Split:
     """One partition of one data set: disjoint positions in its training array, and in its test array."""
 
     strategy: str
-    """Spec string that dealt the samples."""
+    """Spec string of the strategy."""
 
     dataset: str
     """Source string of the data set."""
 
     seed: int
-    """Seed of the deal."""
+    """Seed of the partition."""
 
     clients: tuple[Indices, ...]
     """One (n_i,) array of private training positions a client."""
@@ -60,10 +60,10 @@ class Deal:
     """(d,) positions that belong to nobody."""
 
     local_test: tuple[Indices, ...] = ()
-    """One (l_i,) array of positions in the *test* array a client; none at all: no local tests were dealt."""
+    """One (l_i,) array of positions in the *test* array a client; empty: there are no local tests."""
 
     transfer_dataset: str = ""
-    """Source string of the data set that `transfer` points into; "": the one that is dealt."""
+    """Source string of the data set that `transfer` points into; "": the data set that is split."""
 
     measures: Mapping[str, Any] = field(default_factory=dict)
     """How skewed the partition is, as a JSON object; see `measures.skew`."""
@@ -95,8 +95,8 @@ class Deal:
     def _testing(self) -> Iterator[tuple[str, Indices]]:
         yield from ((f"local_test[{i}]", indices) for i, indices in enumerate(self.local_test))
 
-    def checked(self, n: int | None = None, n_test: int | None = None) -> Deal:
-        """This deal, after it was made sure that its indices are disjoint, of training and test array each.
+    def checked(self, n: int | None = None, n_test: int | None = None) -> Split:
+        """This split, after it was made sure that its indices are disjoint, of training and test array each.
 
         They lie in range(n) and range(n_test), the lengths of the two arrays; of a length that is not given only
         the upper bound goes unchecked. A transfer set of another data set is held to itself alone.
@@ -125,8 +125,8 @@ class Deal:
         """(clients, classes) private samples of each class, from the (n,) labels of the training array."""
         return np.stack([np.bincount(labels[indices], minlength=classes) for indices in self.clients])
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON atomically; PartitionError where the parts overlap or the file cannot be written."""
+    def to_json(self) -> str:
+        """The content of a manifest; PartitionError where the parts overlap."""
         self.checked()
         val = [part.tolist() for part in self.val] if isinstance(self.val, tuple) else self.val.tolist()
         clients = [part.tolist() for part in self.clients]
@@ -134,19 +134,10 @@ class Deal:
         values = [self.strategy, self.dataset, self.seed, self.sha256, clients]
         values += [self.transfer.tolist(), self.transfer_dataset, val, self.dropped.tolist()]
         values += [local_test, dict(self.measures)]
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            try:
-                partial.write_text(json.dumps(dict(zip(KEYS, values, strict=True))) + "\n", encoding="utf-8")
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as error:
-            raise PartitionError(f"{target}: the manifest cannot be written ({error.strerror})") from error
+        return json.dumps(dict(zip(KEYS, values, strict=True))) + "\n"
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Deal:
+    def load(cls, path: str | os.PathLike[str]) -> Split:
         """Read a manifest and hold it to its hash.
 
         Raises PartitionError, naming the file and the key, on a missing or torn file, wrong keys or types,
@@ -164,7 +155,7 @@ class Deal:
             raise PartitionError(f"{path}: {error}") from error
 
 
-def _parse(content: Any) -> Deal:
+def _parse(content: Any) -> Split:
     if not isinstance(content, dict):
         raise PartitionError(f"a manifest is a JSON object with {', '.join(KEYS)}, not {_kind(content)}")
     if wrong := sorted(set(content) ^ set(KEYS)):
@@ -182,7 +173,7 @@ def _parse(content: Any) -> Deal:
         raise PartitionError(f"measures must be an object, not {_kind(content['measures'])}")
     val = content["val"]
     local = isinstance(val, list) and any(isinstance(part, list) for part in val)
-    deal = Deal(
+    split = Split(
         content["strategy"],
         content["dataset"],
         content["seed"],
@@ -194,12 +185,12 @@ def _parse(content: Any) -> Deal:
         content["transfer_dataset"],
         content["measures"],
     ).checked()
-    if deal.sha256 != content["sha256"]:
+    if split.sha256 != content["sha256"]:
         raise PartitionError(
-            f"sha256 is {content['sha256']!r}, but the contents hash to {deal.sha256!r}: "
+            f"sha256 is {content['sha256']!r}, but the contents hash to {split.sha256!r}: "
             f"the file was changed after it was written; make it again with `fedkd partition`"
         )
-    return deal
+    return split
 
 
 def _lists(key: str, value: Any) -> tuple[Indices, ...]:

@@ -1,4 +1,4 @@
-"""One deal in the terminal and as a picture: what `fedkd partition` shows."""
+"""One split in the terminal and as a picture: what `fedkd partition` shows."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from rich.table import Table
 from analysis.drawing.partitions import PICTURES
 from analysis.drawing.style import legend_below, panels, styled, wrap
 from analysis.results.files import replacing
-from partitions.deal import Deal
+from partitions.split import Split
 
 MOST_CLIENTS, MOST_CLASSES = 40, 12
 """More rows and columns than these say nothing in a terminal; the manifest has them all."""
 
 
-def table(deal: Deal, counts: NDArray[np.int64], classes: Sequence[str]) -> Table:
+def table(split: Split, counts: NDArray[np.int64], classes: Sequence[str]) -> Table:
     """One row a client: sizes, measures of skew and, for few classes, the samples of each."""
-    made = Table(title=f"{deal.strategy} on {deal.dataset}, seed {deal.seed}", title_justify="left")
+    made = Table(title=f"{split.strategy} on {split.dataset}, seed {split.seed}", title_justify="left")
     for name in ("client", "samples", "local test", "classes", "entropy", "distance"):
         made.add_column(name, justify="right")
     shown = classes if len(classes) <= MOST_CLASSES else ()
     for name in shown:
         made.add_column(name, justify="right", style="dim")
-    measures = deal.measures
-    for client in range(min(len(deal.clients), MOST_CLIENTS)):
+    measures = split.measures
+    for client in range(min(len(split.clients), MOST_CLIENTS)):
         distance = measures["label_distance"][client]
         made.add_row(
             str(client),
             str(measures["samples"][client]),
-            str(len(deal.local_test[client])),
+            str(len(split.local_test[client])),
             str(measures["classes"][client]),
             f"{measures['label_entropy'][client]:.2f}",
             "–" if distance is None else f"{distance:.2f}",
@@ -41,28 +41,28 @@ def table(deal: Deal, counts: NDArray[np.int64], classes: Sequence[str]) -> Tabl
     return made
 
 
-def words(deal: Deal) -> list[str]:
+def words(split: Split) -> list[str]:
     """What the table cannot say in a row a client."""
-    hidden = len(deal.clients) - MOST_CLIENTS
-    source = f" of {deal.transfer_dataset}" if deal.transfer_dataset else ""
-    validation = sum(map(len, deal.val)) if isinstance(deal.val, tuple) else len(deal.val)
+    hidden = len(split.clients) - MOST_CLIENTS
+    source = f" of {split.transfer_dataset}" if split.transfer_dataset else ""
+    validation = sum(map(len, split.val)) if isinstance(split.val, tuple) else len(split.val)
     lines = [f"… and {hidden} more clients, which the manifest lists"] if hidden > 0 else []
     return [
         *lines,
         "entropy of the labels in nats; Jensen-Shannon distance to all clients together, in [0, 1]; "
-        f"mean distance {deal.measures['mean_label_distance']:.3f}, Gini of sizes {deal.measures['size_gini']:.3f}",
-        f"private {sum(map(len, deal.clients))}, validation {validation}, transfer "
-        f"{len(deal.transfer)}{source}, dropped {len(deal.dropped)}, local test {sum(map(len, deal.local_test))}; "
-        f"sha256 {deal.sha256[:16]}…",
+        f"mean distance {split.measures['mean_label_distance']:.3f}, Gini of sizes {split.measures['size_gini']:.3f}",
+        f"private {sum(map(len, split.clients))}, validation {validation}, transfer "
+        f"{len(split.transfer)}{source}, dropped {len(split.dropped)}, local test {sum(map(len, split.local_test))}; "
+        f"sha256 {split.sha256[:16]}…",
     ]
 
 
-def draw(deal: Deal, counts: NDArray[np.int64], classes: Sequence[str], kind: str, path: Path) -> None:
-    """Write the picture of one deal; `kind` is a key of `PICTURES`, the ending of `path` the format."""
+def draw(split: Split, counts: NDArray[np.int64], classes: Sequence[str], kind: str, path: Path) -> None:
+    """Write the picture of one split; `kind` is a key of `PICTURES`, the ending of `path` the format."""
     legend = kind == "bars"
     with styled(), replacing(path) as temporary:
         figure, (ax,) = panels(1, width=6.0, height=3.4, extra=0.5 if legend else 0.0)
-        PICTURES[kind](counts, classes, ax).set_title(wrap(f"{deal.strategy}, {deal.dataset}, seed {deal.seed}", 70))
+        PICTURES[kind](counts, classes, ax).set_title(wrap(f"{split.strategy}, {split.dataset}, seed {split.seed}", 70))
         if legend:
             legend_below(figure, [ax])
         figure.savefig(temporary, format=path.suffix[1:])
