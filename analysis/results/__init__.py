@@ -1,0 +1,1 @@
+"""Results folders read as one tidy table, and which of its rows count."""
