@@ -5,6 +5,7 @@ The same results give the same files, byte for byte: nothing here looks at a clo
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ def make_report(
     summary = compare(table, study=study, target=target, baseline=baseline)
     pictures = draw(table, summary, study, directory / "figures")
     _remove_others(directory / "figures", {picture.png.stem for _, block in pictures for picture in block})
-    _write(directory / "summary.csv", _csv(summary.rows))
+    _write(directory / "summary.csv", _csv(_with_names(summary)))
     done = finished(table)
     (directory / "targets.csv").unlink(missing_ok=True)
-    if len(targets := target_table(done, reading_split(done))):
+    if len(targets := target_table(done, reading_split(done), summary.names)):
         _write(directory / "targets.csv", _csv(targets))
     report = directory / "report.html"
     _write(report, page(summary, pictures, table, study))
@@ -86,6 +87,14 @@ def draw(
         suffix = f"--{slug(title)}" if len(blocks) > 1 else ""
         drawn.append((title, draw_figures(Block(rows, compared, title, methods, splits), folder, suffix)))
     return drawn
+
+
+def _with_names(summary: Summary) -> pd.DataFrame:
+    """The rows of the comparison; what the recipe has named stands behind the value, in a column `KEY_name`."""
+    rows = summary.rows.copy()
+    for key in (key for key in summary.names.by_key if key in rows.columns):
+        rows.insert(list(rows.columns).index(key) + 1, f"{key}_name", rows[key].map(partial(summary.names.of, key)))
+    return rows
 
 
 def _csv(rows: pd.DataFrame) -> str:

@@ -27,9 +27,9 @@ def comparison(out: Console, results: Path, target: float | None = None, everyth
     """What came out and what it cost, a line a method; the report has every column."""
     measured = load(results, everything=everything)
     summary = compare(measured, study=read_study(results, everything=everything), target=target)
-    shown = ["start", "final", "Δ", "verdict vs start", f"vs {summary.baseline}", f"verdict vs {summary.baseline}"]
+    shown = ["start", "final", "Δ", "verdict vs start", f"vs {summary.reference}", f"verdict vs {summary.reference}"]
     shown += ["worst client", "bytes", "rounds to target"]
-    whole = ("final", "Δ", f"vs {summary.baseline}")
+    whole = ("final", "Δ", f"vs {summary.reference}")
     for outcome, *more in zip(text_tables(summary), *(text_tables(summary, part) for part in PRINTED), strict=True):
         heads = {name.split(" (")[0]: name for each in (outcome, *more) for name in each.headers}
         joined = zip(outcome.rows, *(each.rows for each in more), strict=True)
@@ -55,9 +55,12 @@ def comparison(out: Console, results: Path, target: float | None = None, everyth
             out.print(table)
     out.print(
         f"[dim]Test accuracy in %, mean over clients and seeds, ± its {100 * summary.level:g} % Student-t interval "
-        f"over seeds; Δ in points from the start; vs {escape(summary.baseline)}: paired over seeds. {rule(summary)} "
+        f"over seeds; Δ in points from the start; vs {escape(summary.reference)}: paired over seeds. {rule(summary)} "
         "“>”: not reached in these rounds.[/]"
     )
+    for key, names in summary.names.by_key.items():
+        for spec, name in names.items():
+            out.print(f"[dim]{escape(name)}: {key} = {escape(spec)}[/]")
     for warning in summary.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
     if changes := outdated(measured.attrs["numerics"]):

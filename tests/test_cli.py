@@ -102,6 +102,22 @@ class TestRun:
         assert set(table["method"]) == {"dml", "kd(temperature=2.0)"}
         assert set(table["round"]) == {0, 1}
 
+    def test_names_of_arms_are_shown_and_renaming_runs_nothing_again(
+        self, study: Path, call: Call, tmp_path: Path
+    ) -> None:
+        run = ("run", study, "--engine", "inline", "--out", "here")
+        first = call(*run, "--set", "rounds=1", "--set", 'method={alone="local", warm="kd(temperature=2.0)"}')
+        assert (first.code, first.err) == (0, "")
+        assert "vs alone" in " ".join(first.out.split())
+        assert "warm: method = kd(temperature=2.0)" in first.out
+        journals = {path: path.read_bytes() for path in (tmp_path / "here" / "journal").iterdir()}
+        assert set(analysis.load(tmp_path / "here")["method"]) == {"local", "kd(temperature=2.0)"}
+        again = call(*run, "--set", "rounds=1", "--set", 'method={alone="local", hot="kd(temperature=2.0)"}')
+        assert "all federations are complete already" in again.out
+        assert {path: path.read_bytes() for path in (tmp_path / "here" / "journal").iterdir()} == journals
+        described = json.loads((tmp_path / "here" / "study.json").read_text())
+        assert described["names"] == {"method": {"local": "alone", "kd(temperature=2.0)": "hot"}}
+
     def test_says_so_when_nothing_is_left_to_run(self, study: Path, call: Call, tmp_path: Path) -> None:
         call("run", study, "--engine", "inline", "--out", "here")
         before = (tmp_path / "here" / "rounds.parquet").read_bytes()

@@ -9,9 +9,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from analysis.drawing.bars import error_arms
 from analysis.drawing.rows import in_points
 from analysis.drawing.style import QUIET, Look, keep_within, labels, looks
+from analysis.results.metrics import metric
 from analysis.statistics.intervals import CHANGE, RATE
-
-_SHARES = ("agreement", "teacher_accuracy", "ece")
 
 
 def gain_against(
@@ -52,7 +51,7 @@ def gain_against(
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(FuncFormatter(in_points))
-    keep_within(ax, *(RATE if column in _SHARES else CHANGE), across=True)
+    keep_within(ax, *(RATE if metric(column).unit == "share" else CHANGE), across=True)
     keep_within(ax, *CHANGE)
     ax.set_xlabel(label)
     ax.set_ylabel("Δ test accuracy, points")

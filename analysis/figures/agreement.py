@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from analysis.drawing.picture import Sheet
 from analysis.figure import Block, Figure
+from analysis.results.metrics import METRICS
 
 
 class Agreement(Figure):
@@ -14,6 +15,6 @@ class Agreement(Figure):
             yield Sheet(
                 "Agreement against gain",
                 "Across: share of transfer samples where student and merged teacher name the same class, last round.",
-                block.scatter("agreement", "agreement with the merged teacher (%)"),
+                block.scatter("agreement", f"{METRICS['agreement'].label} (%)"),
                 width=4.0,
             )

@@ -11,6 +11,7 @@ from analysis.drawing.picture import Sheet
 from analysis.drawing.rows import method_axis
 from analysis.drawing.style import GAIN, INK, LOSS
 from analysis.figure import Block, Figure
+from analysis.results.metrics import METRICS
 
 
 class Calibration(Figure):
@@ -45,5 +46,5 @@ def calibration_bars(rows: pd.DataFrame, ax: Axes) -> Axes:
     ax.plot([], [], marker="|", markersize=10, markeredgewidth=2, color=LOSS, linestyle="none", label="round 0")
     method_axis(ax, rows)
     ax.set_xlim(0, min(1.05 * max(ax.get_xlim()[1], 0.01), 1.0))
-    ax.set_xlabel("expected calibration error, points")
+    ax.set_xlabel(f"{METRICS['ece'].label}, points")
     return ax

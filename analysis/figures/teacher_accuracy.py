@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from analysis.drawing.picture import Sheet
 from analysis.figure import Block, Figure
+from analysis.results.metrics import METRICS
 
 
 class TeacherAccuracy(Figure):
@@ -14,6 +15,6 @@ class TeacherAccuracy(Figure):
             yield Sheet(
                 "Teachers against gain",
                 "Across: share of transfer samples on which the merged soft labels name the true class.",
-                block.scatter("teacher_accuracy", "accuracy of the merged soft labels (%)"),
+                block.scatter("teacher_accuracy", f"{METRICS['teacher_accuracy'].label} (%)"),
                 width=4.0,
             )

@@ -32,7 +32,8 @@ def compare(
     """Compare the methods of a study over its finished federations.
 
     table: as `load` gives it. study: as `read_study` gives it; only the order of methods and partitions is
-    taken from it. target: accuracy in [0, 1]; by default that of `targets.default_target` in each partition.
+    taken from it, and what the recipe calls its arms. target: accuracy in [0, 1]; by default that of
+    `targets.default_target` in each partition.
     target_split: where the curve towards the target is read.
 
     Columns of `rows`, accuracies and shares in [0, 1]: the settings; `seeds`; `start_accuracy`, `start_from`;
@@ -50,6 +51,7 @@ def compare(
     """
     if target is not None and not 0 <= target <= 1:
         raise ValueError(f"target is an accuracy between 0 and 1, found {target}")
+    names = Names.of_study(study or {})
     done = finished(table)
     settings = tuple(setting_columns(table))
     keys = [*settings, "partition", "method"]
@@ -63,16 +65,15 @@ def compare(
     rows = []
     for panel in (scores.loc[each.index] for each in panels):
         named: dict[str, Any] = {key: panel[key].iloc[0] for key in keys[:-1]}
-        versus = _versus(panel, baseline, level)
+        versus = _versus(panel, baseline, level, names)
         for method, cell in panel.groupby("method", sort=False):
             rows.append(named | {"method": method} | _row(cell, level) | dict(versus.loc[str(method)]))
     frame = _ordered(pd.DataFrame(rows, columns=None if rows else keys), keys, orders(study or {}))
-    names = Names.of_study(study or {})
     summary = Summary(frame, scores, settings, baseline, level, target, pretrained_starts(done), names=names)
     return replace(summary, warnings=(*unfinished(table, done, study or {}), *doubts(summary)))
 
 
-def _versus(panel: pd.DataFrame, baseline: str, level: float) -> pd.DataFrame:
+def _versus(panel: pd.DataFrame, baseline: str, level: float, names: Names) -> pd.DataFrame:
     """The methods of one panel against the baseline, their start and each other, indexed by method."""
     values, deltas = paired_values(panel), paired_values(panel, "delta")
     methods = [str(method) for method in values.columns]
@@ -82,7 +83,7 @@ def _versus(panel: pd.DataFrame, baseline: str, level: float) -> pd.DataFrame:
     result = judged(gaps, level, bounds=bounds).reindex(methods)
     result["verdict"] = result["verdict"].astype("object").fillna("")
     less = (result["verdict"] == "better") & (deltas.mean() < -ROUNDING)
-    result.loc[less, "verdict"] = loses_less(baseline)
+    result.loc[less, "verdict"] = loses_less(names.of("method", baseline))
     if base is not None:
         # With its own seeds it is paired with itself.
         result.loc[base, "pairs"] = values[base].notna().sum()

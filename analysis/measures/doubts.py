@@ -27,17 +27,20 @@ def doubts(summary: Summary) -> list[str]:
     texts = []
     for title, block in summary.blocks():
         for partition, rows in block.rows.groupby("partition", sort=False):
-            where = f"{title}, {partition}"
+            where = f"{title}, {block.names.of('partition', partition)}"
             base = rows[rows["method"] == baseline_of(rows, summary.baseline)]
             gain = float(base["delta"].iloc[0]) if len(base) else 0.0
             if gain > CONVERGED:
                 texts.append(
-                    f"Start not converged ({where}): {summary.baseline} alone gains {100 * gain:.1f} points "
+                    f"Start not converged ({where}): {summary.reference} alone gains {100 * gain:.1f} points "
                     "over its start, so part of every gain is further training, not knowledge transfer."
                 )
             fallen = rows[(rows["delta"] < -FALLEN) | (rows["start_verdict"] == "worse")]
             if len(fallen):
-                named = ", ".join(f"{row['method']} {points(row['delta'])}" for row in fallen.to_dict("records"))
+                methods = [block.names.of("method", method) for method in fallen["method"]]
+                named = ", ".join(
+                    f"{name} {points(delta)}" for name, delta in zip(methods, fallen["delta"], strict=True)
+                )
                 texts.append(
                     f"Below the start ({where}), points: {named}. What ends there has lost, whatever it beats."
                 )

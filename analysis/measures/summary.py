@@ -37,6 +37,11 @@ class Summary:
     names: Names = field(default_factory=Names)
     """What the recipe calls its methods and the values of other keys."""
 
+    @property
+    def reference(self) -> str:
+        """What the baseline is called."""
+        return self.names.of("method", self.baseline)
+
     def blocks(self) -> list[tuple[str, "Summary"]]:
         """The parts whose rows may be compared with each other, each under a title of its settings."""
         if self.rows.empty:
@@ -62,7 +67,7 @@ def orders(study: Mapping[str, Any]) -> dict[str, list[str]]:
     result = {}
     for key in dict.fromkeys([*recipe, *(key for settings in listed for key in settings)]):
         named = recipe.get(key, [])
-        named = named if isinstance(named, list) else [named]
+        named = list(named.values()) if isinstance(named, Mapping) else named if isinstance(named, list) else [named]
         values = [*named, *(settings[key] for settings in listed if key in settings)]
         result[key] = list(dict.fromkeys(value for value in values if isinstance(value, str)))
     return result

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from analysis.results.names import base_name
+from analysis.results.names import Names, base_name
 from analysis.results.table import setting_columns
 from analysis.results.units import percent
 from analysis.results.values import cumulative_bytes, last_rounds, round_means, settings_of, start_rounds
@@ -140,9 +141,9 @@ def reaches(table: pd.DataFrame, targets: "pd.Series[float]", split: str = "test
 
 def arrivals(table: pd.DataFrame, targets: Targets) -> pd.DataFrame:
     """One row a federation that has a target: its settings, `target`, `rounds_to_target` and `bytes_to_target`."""
-    found = reaches(table, targets.values, targets.split)
+    reached = reaches(table, targets.values, targets.split)
     settings = settings_of(table).assign(target=targets.values)
-    return settings.join(found, how="inner")
+    return settings.join(reached, how="inner")
 
 
 def arrival_summary(arrived: pd.DataFrame, by: Sequence[str] = ("partition", "method")) -> pd.DataFrame:
@@ -173,10 +174,10 @@ def arrival_summary(arrived: pd.DataFrame, by: Sequence[str] = ("partition", "me
     return pd.DataFrame(rows)
 
 
-def target_table(table: pd.DataFrame, split: str) -> pd.DataFrame:
+def target_table(table: pd.DataFrame, split: str, names: Names | None = None) -> pd.DataFrame:
     """`arrival_summary` of every other method at 80, 90 and 95 % of `pooled`: a row for each (settings but `start` …,
-    partition, arm, share), where `arm` is the method, and the start it came from where starts vary. Columns `share`
-    and `split` say what the target was. Empty without `pooled`. table: finished federations.
+    partition, arm, share), where `arm` is what the method is called, and the start it came from where starts vary.
+    Columns `share` and `split` say what the target was. Empty without `pooled`. table: finished federations.
     """
     pooled = table["method"].map(base_name) == REFERENCE
     others = table[~pooled]
@@ -185,10 +186,12 @@ def target_table(table: pd.DataFrame, split: str) -> pd.DataFrame:
     keys = [*(key for key in setting_columns(table) if key != "start"), "partition"]
     frames = []
     for share in SHARES:
-        found = arrivals(others, share_targets(table, share, split=split))
+        reached = arrivals(others, share_targets(table, share, split=split))
         # Starts are compared with each other, so they share a horizon.
-        arms = found["method"] + (" from " + found["start"].astype("str") if "start" in found else "")
-        frames.append(arrival_summary(found.assign(arm=arms), [*keys, "arm"]).assign(share=share, split=split))
+        arms = reached["method"].map(partial((names or Names()).of, "method"))
+        if "start" in reached:
+            arms = arms + " from " + reached["start"].map(partial((names or Names()).of, "start"))
+        frames.append(arrival_summary(reached.assign(arm=arms), [*keys, "arm"]).assign(share=share, split=split))
     return pd.concat(frames, ignore_index=True)
 
 

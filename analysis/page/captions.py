@@ -18,13 +18,13 @@ def rule(summary: Summary) -> str:
     """The one rule of all verdicts, in two sentences."""
     return (
         f"Verdicts are by the paired t-test at {100 * summary.level:g} %, corrected by Holm over all methods of a "
-        f"partition, those against {summary.baseline} as one family and those against the start as another. Fewer than "
-        f"{DECIDED_FROM} seeds decide nothing."
+        f"partition, those against {summary.reference} as one family and those against the start as another. Fewer "
+        f"than {DECIDED_FROM} seeds decide nothing."
     )
 
 
 def _accuracy(summary: Summary) -> str:
-    base = summary.baseline
+    base = summary.reference
     return (
         "Test accuracy in percent, averaged over clients, or that of the global model where the server holds one, "
         f"then over seeds. ± is the half-width of a {100 * summary.level:g} % Student-t interval over seeds, in "

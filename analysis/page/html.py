@@ -18,6 +18,7 @@ from analysis.page.captions import caption
 from analysis.page.css import CSS
 from analysis.page.short import Sentence, explanation, in_short
 from analysis.page.wording import PARTS, TextTable, text_tables
+from analysis.results.names import Names
 from analysis.results.table import finished
 
 _FACTS = ("models", "clients", "rounds", "transfer", "val", "init", "start")
@@ -49,7 +50,7 @@ def page(
             if block in tables[part]:
                 body.append(_table(tables[part][block], caption(summary, part)))
         body.append("</section>")
-    body.append(_provenance(table, study))
+    body.append(_provenance(table, study, summary.names))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -73,7 +74,7 @@ def _header(title: str, table: pd.DataFrame, summary: Summary, study: Mapping[st
     for key in (key for key in _FACTS if key not in summary.settings):
         values = {json.dumps(each.get(key)) for each in settings}
         if len(values) == 1 and key in settings[0]:
-            facts.append(f"{key} = {settings[0][key]}")
+            facts.append(f"{key} = {summary.names.of(key, settings[0][key])}")
     chips = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
     return f'<header><h1>{escape(title)}</h1><ul class="facts">{chips}</ul></header>'
 
@@ -163,19 +164,22 @@ def _figures(pictures: Iterable[Picture], assumption: str) -> str:
 def _validation(study: Mapping[str, Any]) -> str:
     """What choosing by validation assumes here; starts with a space."""
     settings = [each for each in study.get("federations", {}).values() if isinstance(each, Mapping)]
-    found = sorted({str(each["val"]) for each in settings if "val" in each})
+    known = sorted({str(each["val"]) for each in settings if "val" in each})
     texts = {
         "local": " Validation is local: a held-out part of each client's own shard.",
         "common": " Assumption: a common, uniform validation set at the server, which few deployments have.",
     }
-    return "".join(texts.get(name, f" Validation: {name}.") for name in found)
+    return "".join(texts.get(name, f" Validation: {name}.") for name in known)
 
 
-def _provenance(table: pd.DataFrame, study: Mapping[str, Any]) -> str:
+def _provenance(table: pd.DataFrame, study: Mapping[str, Any], names: Names) -> str:
     seeds = ", ".join(str(seed) for seed in sorted(table["seed"].unique()))
     facts: dict[str, Any] = {"commit": study.get("commit", "unknown"), "seeds": seeds}
     facts |= {"swept": ", ".join(study["swept"])} if study.get("swept") else {}
     parts = ["<section><h2>Provenance</h2>", _pairs(facts)]
+    if names.by_key:
+        arms = {name: f"{key} = {spec}" for key, given in names.by_key.items() for spec, name in given.items()}
+        parts.append(f"<h3>Names</h3>{_pairs(arms)}")
     for name in ("versions", "hardware"):
         if study.get(name):
             content = study[name] if isinstance(study[name], Mapping) else {name: study[name]}

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.measures.summary import Summary
 from analysis.results.units import around, count, percent, points, size
 from analysis.statistics.censoring import Reach
-from analysis.statistics.comparisons import BOUND, baseline_of, paired_values
+from analysis.statistics.comparisons import BOUND, baseline_of, loses_less, paired_values
 from analysis.statistics.intervals import DECIDED_FROM, paired_gaps
 from analysis.statistics.power import MOST_SEEDS, POWER, seeds_to_decide
 
@@ -39,12 +39,19 @@ def in_short(summary: Summary) -> list[Short]:
     result = []
     for title, block in blocks:
         for partition, rows in block.rows.groupby("partition", sort=False):
-            where = f"{title}, {partition}" if len(blocks) > 1 else str(partition)
+            where = block.names.of("partition", partition)
+            where = f"{title}, {where}" if len(blocks) > 1 else where
             panel = block.scores[block.scores["partition"] == partition]
             known = rows[rows["accuracy"].notna() & (rows["start_verdict"] != BOUND)]
             if len(known):
-                result.append(Short(where, tuple(_sentences(known, panel, block))))
+                sentences = _sentences(known, panel, block)
+                result.append(Short(where, tuple(_named(each, block) for each in sentences)))
     return result
+
+
+def _named(sentence: Sentence, block: Summary) -> Sentence:
+    """The sentence with the names that the recipe gives to its arms."""
+    return Sentence(sentence.head, tuple((block.names.of("method", spec), text) for spec, text in sentence.methods))
 
 
 def explanation(summary: Summary) -> str:
@@ -61,7 +68,7 @@ def _sentences(rows: pd.DataFrame, panel: pd.DataFrame, block: Summary) -> Itera
     base = baseline_of(rows, block.baseline)
     every: list[Row] = rows.sort_values("accuracy", ascending=False, kind="stable").to_dict("records")
     others = [row for row in every if row["method"] != base]
-    against = f" and {block.baseline}" if base is not None else ""
+    against = f" and {block.reference}" if base is not None else ""
     few = int(rows["seeds"].max())
     winners = [row for row in others if _wins(row, base)]
     if few < DECIDED_FROM:
@@ -71,13 +78,13 @@ def _sentences(rows: pd.DataFrame, panel: pd.DataFrame, block: Summary) -> Itera
     else:
         yield Sentence(f"No method is shown to beat its start{against}")
     for head, wanted in (
-        (f"Beats {block.baseline}, and is not told from its start", ("better", "undecided")),
-        (f"Beats its start, and is worse than {block.baseline}", ("worse", "better")),
-        (f"Worse than {block.baseline}", ("worse", "undecided")),
+        (f"Beats {block.reference}, and is not told from its start", ("better", "undecided")),
+        (f"Beats its start, and is worse than {block.reference}", ("worse", "better")),
+        (f"Worse than {block.reference}", ("worse", "undecided")),
     ):
-        found = [row for row in others if (row["verdict"], row["start_verdict"]) == wanted]
-        if found:
-            yield Sentence(head, tuple((row["method"], _lead(row, block)) for row in found))
+        alike = [row for row in others if (row["verdict"], row["start_verdict"]) == wanted]
+        if alike:
+            yield Sentence(head, tuple((row["method"], _lead(row, block)) for row in alike))
     fallen = [row for row in every if row["start_verdict"] == "worse"]
     if fallen:
         yield Sentence("Ends below its start", tuple((row["method"], _fallen(row, block, base)) for row in fallen))
@@ -94,7 +101,7 @@ def _lead(row: Row, block: Summary) -> str:
     """By how much, at what bytes and rounds."""
     texts = [f"{_gap(row, 'delta')} to its start"]
     if not pd.isna(row["difference"]):
-        texts.append(f"{_gap(row, 'difference')} to {block.baseline}")
+        texts.append(f"{_gap(row, 'difference')} to {block.reference}")
     texts.append(size(row["bytes"]))
     reach = row["rounds_to_target"]
     if isinstance(reach, Reach):
@@ -103,9 +110,9 @@ def _lead(row: Row, block: Summary) -> str:
 
 
 def _fallen(row: Row, block: Summary, base: str | None) -> str:
-    told = f", {row['verdict']}" if row["method"] != base and row["verdict"].startswith("loses less") else ""
-    told = told or (f", worse than {block.baseline}" if row["verdict"] == "worse" else "")
-    return _gap(row, "delta") + told
+    if row["method"] != base and row["verdict"] == loses_less(block.reference):
+        return f"{_gap(row, 'delta')}, {row['verdict']}"
+    return _gap(row, "delta") + (f", worse than {block.reference}" if row["verdict"] == "worse" else "")
 
 
 def _undecided(row: Row, panel: pd.DataFrame, block: Summary, base: str | None) -> str:
@@ -119,7 +126,7 @@ def _undecided(row: Row, panel: pd.DataFrame, block: Summary, base: str | None) 
         values = paired_values(panel)
         gaps = paired_gaps(values[method], values[base])
         seeds = seeds_to_decide(gaps, block.level, row["family"])
-        texts.append(f"{_gap(row, 'difference')} to {block.baseline} ({_needed(seeds, gaps.size)})")
+        texts.append(f"{_gap(row, 'difference')} to {block.reference} ({_needed(seeds, gaps.size)})")
     return ", ".join(texts)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from analysis.measures.summary import Summary
 from analysis.page.captions import Part, caption
+from analysis.results.metrics import METRICS
 from analysis.results.units import NOTHING, around, count, p_value, percent, points, ranged, size
 from analysis.statistics.censoring import Reach
 from analysis.statistics.comparisons import is_bound, loses_less
@@ -42,9 +43,11 @@ def text_tables(summary: Summary, part: Part = "accuracy") -> list[TextTable]:
         if not columns:
             continue
         origins = set(block.rows["start_from"])
-        rows = block.rows.assign(origin=block.rows["start_from"] if len(origins) > 1 else "").to_dict("records")
+        shown = {f"shown_{key}": [summary.names.of(key, value) for value in block.rows[key]] for key in _SHOWN}
+        origin = block.rows["start_from"] if len(origins) > 1 else ""
+        rows = block.rows.assign(origin=origin, **shown).to_dict("records")
         of = f" ({origins.pop()})" if len(origins) == 1 else ""
-        headers = [name.format(baseline=summary.baseline, of=of) for name in columns]
+        headers = [name.format(baseline=summary.reference, of=of) for name in columns]
         tables.append(TextTable(title, headers, [[text(row) for text in columns.values()] for row in rows]))
     return tables
 
@@ -54,14 +57,9 @@ def _columns(block: Summary, part: Part) -> dict[str, Callable[[Row], str]]:
     rows = block.rows
     columns = {"accuracy": _ACCURACY, "detail": _DETAIL, "quality": _QUALITY, "cost": _COST}[part]
     if part == "cost":
-        # Shown only where some method was tuned: three columns of zeros say less than their absence.
-        tuned = bool((rows[["tuning_steps", "tuning_samples", "tuning_bytes"]] > 0).to_numpy().any())
-        pretrained = bool((rows["pretrain_seconds"] > 0).any())
-        return {
-            name: text
-            for name, text in columns.items()
-            if (tuned or not name.startswith("tuning")) and (pretrained or name != "pre-training")
-        }
+        # Shown only where something was tuned or trained: columns of zeros say less than their absence.
+        idle = {name for name, costs in _IF_SPENT.items() if not (rows[list(costs)] > 0).to_numpy().any()}
+        return {name: text for name, text in columns.items() if name not in idle}
     if part == "quality":
         known = {name for name, (score, _) in _SCORES.items() if rows[score].notna().any()}
         return {name: text for name, text in columns.items() if name in known or name not in _SCORES} if known else {}
@@ -69,8 +67,8 @@ def _columns(block: Summary, part: Part) -> dict[str, Callable[[Row], str]]:
         # Two methods need no ranks.
         return {name: text for name, text in columns.items() if name != "rank" or rows["family"].max() > 1}
     # Without five seeds no p decides anything.
-    decided = rows[["verdict", "start_verdict"]].isin([*DECIDED, loses_less(block.baseline)]).to_numpy().any()
-    return {name: text for name, text in columns.items() if decided or not name.startswith("p ")}
+    decided = rows[["verdict", "start_verdict"]].isin([*DECIDED, loses_less(block.reference)]).to_numpy().any()
+    return {name: text for name, text in columns.items() if decided or name not in _P_VALUES}
 
 
 def markdown(summary: Summary) -> str:
@@ -144,8 +142,8 @@ def _verdict(name: str, pairs: str) -> Callable[[Row], str]:
 
 
 def _method(row: Row) -> str:
-    """The spec; what took another number of steps is marked, for it is compared at unequal work."""
-    return str(row["method"]) + steps_mark(row["method"], row["steps_share"])
+    """What the method is called; what took another number of steps is marked, for it is compared at unequal work."""
+    return str(row["shown_method"]) + steps_mark(row["method"], row["steps_share"])
 
 
 def steps_mark(method: str, share: float) -> str:
@@ -160,8 +158,22 @@ def _value(name: str, show: Callable[[Any], str]) -> Callable[[Row], str]:
     return lambda row: NOTHING if pd.isna(row[name]) else show(row[name])
 
 
+_SHOWN = ("partition", "method")
+"""Columns whose values a reader sees under the names of the recipe."""
+_P_VALUES = ("p vs start", "p vs {baseline}")
+_TUNING = ("tuning_steps", "tuning_samples", "tuning_bytes")
+_IF_SPENT = {"pre-training": ("pretrain_seconds",), **{METRICS[name].label: _TUNING for name in _TUNING}}
+"""Columns that are left out where none of these costs was spent."""
+_IN_UNIT: dict[str, Callable[[Any], str]] = {"bytes": size, "count": count, "seconds": lambda spent: f"{spent:.3g} s"}
+
+
+def _spent(*names: str) -> dict[str, Callable[[Row], str]]:
+    """A column for each of some costs, under its label and in its unit."""
+    return {METRICS[name].label: _value(name, _IN_UNIT[METRICS[name].unit]) for name in names}
+
+
 _ACCURACY: dict[str, Callable[[Row], str]] = {
-    "partition": _value("partition", str),
+    "partition": _value("shown_partition", str),
     "method": _method,
     "seeds": _value("seeds", str),
     "start{of}": _start,
@@ -174,7 +186,7 @@ _ACCURACY: dict[str, Callable[[Row], str]] = {
     "p vs {baseline}": _value("adjusted_p", p_value),
 }
 _DETAIL: dict[str, Callable[[Row], str]] = {
-    "partition": _value("partition", str),
+    "partition": _value("shown_partition", str),
     "method": _method,
     "at val's choice": _interval("chosen_accuracy", percent),
     "rank": _value("rank", lambda rank: f"{rank:.2g}" if rank < 10 else f"{rank:.3g}"),
@@ -197,21 +209,17 @@ _SCORES: dict[str, tuple[str, Callable[[Row], str]]] = {
     "teacher loss": ("teacher_loss", _value("teacher_loss", lambda loss: f"{loss:.2f}")),
 }
 _QUALITY: dict[str, Callable[[Row], str]] = {
-    "partition": _value("partition", str),
+    "partition": _value("shown_partition", str),
     "method": _method,
     **{name: text for name, (_, text) in _SCORES.items()},
 }
 _COST: dict[str, Callable[[Row], str]] = {
-    "partition": _value("partition", str),
+    "partition": _value("shown_partition", str),
     "method": _method,
     "bytes": _value("bytes", size),
     "steps": _value("steps", count),
     "samples": _value("samples", count),
-    "computing": _value("seconds", lambda seconds: f"{seconds:.3g} s"),
-    "pre-training": _value("pretrain_seconds", lambda seconds: f"{seconds:.3g} s"),
-    "tuning steps": _value("tuning_steps", count),
-    "tuning samples": _value("tuning_samples", count),
-    "tuning bytes": _value("tuning_bytes", size),
+    **_spent("seconds", "pretrain_seconds", *_TUNING),
     "target": _value("target", percent),
     "rounds to target": _reach("rounds_to_target", count),
     "bytes to target": _reach("bytes_to_target", size),
