@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ dataset = "digits(limit=300)"
 models = "mlp(hidden=[4])"
 clients = 2
 rounds = 1
-method = ["tuned_kd(temperatures=[1.0, 2.0], weights=[0.5])", "reffakd(autoencoder_epochs=1)"]
+method = ["tuned_kd(temperatures=[1.0, 2.0], weights=[0.5])", "reffakd(epochs=1)"]
 transfer = "public(fraction=0.3, labelled=true)"
 [pretrain]
 epochs = 1
@@ -54,7 +55,7 @@ def test_costs_add_up_over_rounds_and_clients_and_values_do_not() -> None:
         for client in (0, 1)
         for name, split, value in (("bytes_up", "", 8.0), ("steps", "", 3.0), ("accuracy", "test", 0.5))
     ]
-    settings = {"federation": "f", "dataset": "digits", "partition": "iid", "method": "kd", "seed": 0}
+    settings: dict[str, Any] = {"federation": "f", "dataset": "digits", "partition": "iid", "method": "kd", "seed": 0}
     scores = federation_scores(pd.DataFrame(rows).assign(**settings)).loc["f"]
     assert (scores["bytes"], scores["steps"], scores["accuracy"]) == (32.0, 12.0, 0.5)
 
