@@ -9,38 +9,15 @@ processes together: proportional set size, in which pages shared by k processes 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-
-def descendants(root: int) -> set[int]:
-    """The process and everything below it."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found = {root}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
-
-
-def memory(processes: set[int]) -> int:
-    """Proportional set size of the processes together, in bytes."""
-    total = 0
-    for process in processes:
-        with contextlib.suppress(OSError):
-            match = re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text(), re.MULTILINE)
-            total += 1024 * int(match[1]) if match else 0
-    return total
+from benchmarks.memory import Peak
 
 
 def main() -> None:
@@ -54,16 +31,7 @@ def main() -> None:
         fedkd = Path(sys.executable).parent / "fedkd"
         began = time.monotonic()
         job = subprocess.Popen([str(fedkd), *command[1:]], stdout=subprocess.PIPE, text=True, env=environment)
-        peak = 0
-
-        def watch() -> None:
-            nonlocal peak
-            while job.poll() is None:
-                peak = max(peak, memory(descendants(job.pid)))
-                time.sleep(1.0)
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
+        peak = Peak(job)
         first_line = first_federation = last_federation = 0.0
         assert job.stdout is not None
         for line in job.stdout:
@@ -79,7 +47,7 @@ def main() -> None:
     print(f"first federation done  {first_federation:7.1f} s")
     print(f"last federation done   {last_federation:7.1f} s")
     print(f"table and report done  {total:7.1f} s")
-    print(f"peak memory together   {peak / 2**30:7.2f} GiB")
+    print(f"peak memory together   {peak.bytes / 2**30:7.2f} GiB")
     sys.exit(job.returncode)
 
 

@@ -197,10 +197,13 @@ class Method:
         }
         if server.exchanges_models:
             return {student: bundled(reports, teachers) for student, teachers in chosen.items()}
-        stack, ids = collect(reports, server.classes), sorted(reports)
-        merged = {}
+        stack, merged = collect(reports, server.classes), {}
+        at = {client: place for place, client in enumerate(sorted(reports))}
+        # One room for all students: among many clients, new memory for each takes longer than the means.
+        room = stack.new_empty(0)
         for student, teachers in chosen.items():
-            predictions = stack[[ids.index(teacher) for teacher in teachers]]
+            index = torch.tensor([at[teacher] for teacher in teachers], device=stack.device)
+            predictions = torch.index_select(stack, 0, index, out=room.resize_(0))
             merged[student] = Knowledge(offered, logits=to_wire(self.gathered(server, predictions), self.wire))
         return merged
 

@@ -310,7 +310,7 @@ class TestWhatIsLost:
         def diverged(exchange: int, replies: list[Message]) -> list[Message]:
             if exchange == 2:
                 nothing = Knowledge(logits=torch.full((14, 3), torch.nan, dtype=torch.float16))
-                replies[1].content["knowledge/1"] = wire.to_arrays(nothing)
+                replies[1].content["knowledge"] = wire.to_arrays({1: nothing})
             return replies
 
         kept = self.failing(diverged, r"clients 1 sent .*not finite in round")

@@ -15,7 +15,7 @@ from fedkd.protocol.client import Reply
 
 TRAIN = "train"
 FORGET = "query.forget"
-_EXCHANGE, _KNOWLEDGE, _METRICS, _FAILURES = "exchange", "knowledge/", "metrics/", "failures"
+_EXCHANGE, _KNOWLEDGE, _METRICS, _FAILURES = "exchange", "knowledge", "metrics", "failures"
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Request:
             settings["store"] = self.store
         if self.beside:
             settings["beside"] = list(self.beside)
-        bags = {f"{_KNOWLEDGE}{client}": to_arrays(bag) for client, bag in self.knowledge.items()}
-        return RecordDict({_EXCHANGE: settings, **bags})
+        return RecordDict({_EXCHANGE: settings, _KNOWLEDGE: to_arrays(self.knowledge)})
 
     @classmethod
     def read(cls, content: RecordDict) -> Request:
@@ -53,7 +52,7 @@ class Request:
         return cls(
             str(settings["federation"]),
             int(str(settings["exchange"])),
-            {c: from_arrays(content.array_records[f"{_KNOWLEDGE}{c}"]) for c in _clients(settings)},
+            from_arrays(content.array_records[_KNOWLEDGE], _clients(settings)),
             None if store is None else str(store),
             [str(folder) for folder in beside],
         )
@@ -68,28 +67,25 @@ class Answer:
 
     def content(self) -> RecordDict:
         """As the content of a message."""
-        records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
-            _EXCHANGE: ConfigRecord({"clients": list(self.replies)})
-        }
-        for client, reply in self.replies.items():
-            records[f"{_METRICS}{client}"] = to_metrics(reply.metrics)
-            records[f"{_KNOWLEDGE}{client}"] = to_arrays(reply.report or Knowledge())
-        if self.failures:
-            records[_FAILURES] = ConfigRecord({str(client): why for client, why in self.failures.items()})
-        return RecordDict(records)
+        return RecordDict(
+            {
+                _EXCHANGE: ConfigRecord({"clients": list(self.replies)}),
+                _KNOWLEDGE: to_arrays({client: reply.report or Knowledge() for client, reply in self.replies.items()}),
+                _METRICS: to_metrics({client: reply.metrics for client, reply in self.replies.items()}),
+                _FAILURES: ConfigRecord({str(client): why for client, why in self.failures.items()}),
+            }
+        )
 
     @classmethod
     def read(cls, content: RecordDict) -> Answer:
         """Inverse of `content`; a client that reports nothing has an empty report."""
-        replies = {
-            client: Reply(
-                from_arrays(content.array_records[f"{_KNOWLEDGE}{client}"]),
-                from_metrics(content.metric_records[f"{_METRICS}{client}"]),
-            )
-            for client in _clients(content.config_records[_EXCHANGE])
-        }
-        failures = content.config_records.get(_FAILURES, ConfigRecord())
-        return cls(replies, {int(client): str(why) for client, why in failures.items()})
+        clients = _clients(content.config_records[_EXCHANGE])
+        reports = from_arrays(content.array_records[_KNOWLEDGE], clients)
+        metrics = from_metrics(content.metric_records[_METRICS], clients)
+        return cls(
+            {client: Reply(reports[client], metrics[client]) for client in clients},
+            {int(client): str(why) for client, why in content.config_records[_FAILURES].items()},
+        )
 
 
 def forget_content(clients: Iterable[int]) -> RecordDict:
@@ -108,27 +104,43 @@ def _clients(settings: ConfigRecord) -> list[int]:
     return [int(str(client)) for client in clients]
 
 
-def to_arrays(knowledge: Knowledge) -> ArrayRecord:
-    """One Flower array a tensor, in the bytes that `Knowledge.nbytes` counts."""
+def to_arrays(knowledge: Mapping[int, Knowledge]) -> ArrayRecord:
+    """One Flower array a client and tensor, in the bytes that `Knowledge.nbytes` counts."""
     return ArrayRecord(
         {
-            name: Array(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), "numpy.ndarray", data)
-            for (name, tensor), data in zip(knowledge.items(), knowledge.encoded.values(), strict=True)
+            f"{client}/{name}": Array(
+                str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), "numpy.ndarray", data
+            )
+            for client, bag in knowledge.items()
+            for (name, tensor), data in zip(bag.items(), bag.encoded.values(), strict=True)
         }
     )
 
 
-def from_arrays(record: ArrayRecord) -> Knowledge:
-    """Inverse of `to_arrays`."""
-    return Knowledge.decode({name: array.data for name, array in record.items()})
+def from_arrays(record: ArrayRecord, clients: Iterable[int]) -> dict[int, Knowledge]:
+    """Inverse of `to_arrays`; a client without arrays has empty knowledge."""
+    encoded: dict[int, dict[str, bytes]] = {client: {} for client in clients}
+    for key, array in record.items():
+        client, _, name = key.partition("/")
+        encoded[int(client)][name] = array.data
+    return {client: Knowledge.decode(arrays) for client, arrays in encoded.items()}
 
 
-def to_metrics(metrics: Mapping[tuple[str, str], float]) -> MetricRecord:
-    """Metrics by (split, metric) under flat names."""
-    return MetricRecord({f"{split}|{metric}": float(value) for (split, metric), value in metrics.items()})
+def to_metrics(metrics: Mapping[int, Mapping[tuple[str, str], float]]) -> MetricRecord:
+    """Metrics by (split, metric) of each client under flat names."""
+    return MetricRecord(
+        {
+            f"{client}|{split}|{metric}": float(value)
+            for client, measured in metrics.items()
+            for (split, metric), value in measured.items()
+        }
+    )
 
 
-def from_metrics(record: MetricRecord) -> dict[tuple[str, str], float]:
+def from_metrics(record: MetricRecord, clients: Iterable[int]) -> dict[int, dict[tuple[str, str], float]]:
     """Inverse of `to_metrics`."""
-    named = ((key.partition("|"), value) for key, value in record.items())
-    return {(split, metric): float(str(value)) for (split, _, metric), value in named}
+    metrics: dict[int, dict[tuple[str, str], float]] = {client: {} for client in clients}
+    for key, value in record.items():
+        client, split, metric = key.split("|", 2)
+        metrics[int(client)][split, metric] = float(str(value))
+    return metrics
