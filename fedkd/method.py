@@ -25,8 +25,9 @@ from fedkd.distillation.revision import REVISIONS, Revision
 from fedkd.distillation.selection import SELECTIONS, Selection
 from fedkd.distillation.teachers import choose, class_teacher_in, peers_in
 from fedkd.knowledge.knowledge import Knowledge, Wire, collect, to_wire
-from fedkd.knowledge.weights import bundled, packed
+from fedkd.knowledge.weights import bundled
 from fedkd.node.node import Node
+from fedkd.node.sending import sent_logits, sent_model
 from fedkd.tensors import ensemble
 from fedkd.tensors.evaluate import right
 from fedkd.tensors.losses import cross_entropy
@@ -180,8 +181,8 @@ class Method:
         if not peers_in(self.teachers):
             return None
         if client.exchanges_models:
-            return Knowledge(packed(client.student))
-        return Knowledge(logits=to_wire(client.transfer_logits(), self.wire))
+            return Knowledge(sent_model(client))
+        return Knowledge(logits=sent_logits(client, client.transfer_logits(), self.wire))
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         """What each student is sent: its teachers' predictions, `gathered` at the server, or its teachers' models."""

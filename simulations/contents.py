@@ -31,7 +31,7 @@ def contents(federation: Federation) -> dict[str, str]:
     data = [federation.dataset, *([public.source] if public and public.source else [])]
     hashes = {source: load(source).fingerprint for source in data}
     hashes |= partition_files(federation.partition)
-    for text in dict.fromkeys((federation.method, federation.start, *federation.client_models)):
+    for text in dict.fromkeys((federation.method, federation.start, federation.channel, *federation.client_models)):
         hashes |= own_code(text)
     for file in _files(federation):
         hashes[str(file)] = content_hash(located(file))
@@ -41,7 +41,8 @@ def contents(federation: Federation) -> dict[str, str]:
 def _files(federation: Federation) -> Iterator[Path]:
     for client, model in enumerate(federation.client_models):
         yield from _architecture_files(model, client)
-    for text in (federation.method, federation.start, federation.partition, *federation.client_models):
+    texts = (federation.method, federation.start, federation.channel, federation.partition, *federation.client_models)
+    for text in texts:
         for spec in specs_in(text):
             if spec.file:
                 # What a user's own code does with a name is not known here; where it is a file, it may read it.

@@ -12,6 +12,7 @@ from rich.markup import escape
 from fedkd.base.catalogue import Catalogue, Parameter, parameters, summary
 from fedkd.base.errors import UserError, nearest
 from fedkd.base.spec import parse
+from fedkd.channels.contract import CHANNELS
 from fedkd.data import SOURCES
 from fedkd.distillation.revision import REVISIONS
 from fedkd.distillation.selection import SELECTIONS
@@ -29,6 +30,7 @@ CATALOGUES: dict[str, Catalogue[Any]] = {
     "methods": METHODS,
     "revisions": REVISIONS,
     "selections": SELECTIONS,
+    "channels": CHANNELS,
     "partitions": PARTITIONS,
     "models": ARCHITECTURES,
     "datasets": SOURCES,
@@ -36,8 +38,9 @@ CATALOGUES: dict[str, Catalogue[Any]] = {
 
 _HEADS = {
     "methods": "Recipe key `method`; one file each in `fedkd/methods/`.",
-    "revisions": "Parameter `revise` of methods that distil; one file each in `fedkd/revisions/`.",
-    "selections": "Parameter `select` of methods that distil; one file each in `fedkd/selections/`.",
+    "revisions": "Parameter `revise` of methods that distil; one file each in `fedkd/distillation/revisions/`.",
+    "selections": "Parameter `select` of methods that distil; one file each in `fedkd/distillation/selections/`.",
+    "channels": "Recipe key `channel`: what changes reports before they travel; one file each in `fedkd/channels/`.",
     "partitions": "Recipe key `partition`; one file each in `partitions/`. Terms of a sum are joined by `+`: at most "
     "one deals the samples, the others thin them out or change what the clients see.",
     "models": "Recipe key `models`; one file each in `fedkd/models/`. `a|b` gives them out in turn, `a*3|b` by weight, "

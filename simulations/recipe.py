@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedkd.base.errors import UserError, nearest
 from fedkd.base.files import look_beside
 from fedkd.base.spec import parse, terms
+from fedkd.channels.contract import CHANNELS
 from fedkd.models import ARCHITECTURES
 from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
@@ -27,7 +28,7 @@ from simulations.splits import partition_strategy
 from simulations.transfer import labelled
 
 TABLES: dict[str, type[Any]] = {"pretrain": Pretraining, "train": Training, "ray": RaySettings}
-SPECS = ("method", "partition", "transfer", "start")
+SPECS = ("method", "partition", "transfer", "start", "channel")
 LISTS = ("students", "teachers")
 """Keys whose value is a list: several such lists sweep."""
 SHIPPED = Path(__file__).parent / "recipes"
@@ -156,6 +157,7 @@ def check(federation: Federation) -> None:
         )
     for table in (federation.pretrain, federation.train):
         augmentation(table.augment)
+    CHANNELS.build(federation.channel)
     schedule_of(federation).check(known)
 
 

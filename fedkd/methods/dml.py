@@ -13,9 +13,10 @@ from fedkd.base.errors import UserError
 from fedkd.base.streams import stream
 from fedkd.distillation.selection import Ranked
 from fedkd.distillation.teachers import Teachers, peers_in
-from fedkd.knowledge.knowledge import Knowledge, Wire, to_wire
+from fedkd.knowledge.knowledge import Knowledge, Wire
 from fedkd.method import Method, Refresh
 from fedkd.node.node import Node
+from fedkd.node.sending import sent_logits
 from fedkd.tensors import ensemble
 from fedkd.tensors.losses import cross_entropy, kl
 from fedkd.tensors.samples import Data, rows_of
@@ -96,7 +97,7 @@ class DML(Method):
             return None
         if self.sync == "round" or client.exchanges_models:
             return Method.report(self, client)
-        logits = to_wire(client.transfer_logits(), self.wire)
+        logits = sent_logits(client, client.transfer_logits(), self.wire)
         if client.id not in client.learners:
             return Knowledge(everywhere=logits)  # it is asked but once, before the batches to come
         return Knowledge(logits=rows_of(logits, self.common_batch(client, client.round + 1), len(client.public)))

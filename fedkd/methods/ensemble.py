@@ -11,6 +11,7 @@ from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import Method, Refresh
 from fedkd.models import restored_model
 from fedkd.node.node import Node
+from fedkd.node.sending import sent_model
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -30,7 +31,7 @@ class Ensemble(Method):
         return True
 
     def report(self, client: Node) -> Knowledge | None:
-        return Knowledge(weights.packed(client.student))
+        return Knowledge(sent_model(client))
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         server.models = {

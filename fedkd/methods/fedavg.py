@@ -13,6 +13,7 @@ from fedkd.knowledge.weights import average, packed, unpacked
 from fedkd.method import Method, Refresh
 from fedkd.models import restored_model
 from fedkd.node.node import Node
+from fedkd.node.sending import sent_model
 from fedkd.settings.alike import check_alike
 from fedkd.training.batch import Fit
 
@@ -52,7 +53,7 @@ class FedAvg(Method):
         check_alike("fedavg", federation, self.force)
 
     def report(self, client: Node) -> Knowledge | None:
-        return Knowledge(packed(client.student), samples=torch.tensor(len(client.private)))
+        return Knowledge(sent_model(client), samples=torch.tensor(len(client.private)))
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         ids = sorted(reports)

@@ -114,6 +114,14 @@ class MiniPLM(Method):
         return self.inner.has_global_model
 
     @property
+    def uses_absent(self) -> bool:
+        return self.inner.uses_absent
+
+    @property
+    def needs_everyone(self) -> str:
+        return self.inner.needs_everyone
+
+    @property
     def preparations(self) -> int:
         return 2 if self._cuts_globally else 1
 

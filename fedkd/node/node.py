@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedkd.base.streams import stream
+from fedkd.channels.contract import Channel
 from fedkd.knowledge.knowledge import decode_predictions
 from fedkd.models.architecture import Model, Shape
 from fedkd.node.moment import AT_START, Moment, in_round
@@ -47,6 +48,8 @@ class Node:
     """spec string of each client's model"""
     shape: Shape = (0, 0, 0)
     """(channels, height, width) of an image, or (length,) of a chunk of text"""
+    channel: Channel | None = None
+    """what changes the client's reports before they travel; None: nothing"""
     moment: Moment = AT_START
     """the exchange that the node is in"""
     rounds: int = 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedkd.base.store import read_tensors, write_tensors
+from fedkd.channels.contract import CHANNELS
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.weights import unpacked
 from fedkd.models import build_model, restored_model
@@ -117,6 +118,7 @@ def _node(schedule: Schedule, client: int, moment: Moment, holdings: Holdings, d
         teachers=federation.teachers and federation.tutors,
         specs=federation.client_models,
         shape=holdings.shape,
+        channel=CHANNELS.build(federation.channel),
         moment=moment,
         rounds=federation.rounds,
     )

@@ -27,12 +27,13 @@ from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
 from fedkd.base.spec import parse
 from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
-from fedkd.knowledge.weights import average, bundled, packed, unpacked
+from fedkd.knowledge.weights import average, bundled, unpacked
 from fedkd.method import METHODS
 from fedkd.models import Model, restored_model
 from fedkd.node.moment import in_round
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
+from fedkd.node.sending import sent_logits, sent_model
 from fedkd.settings.alike import check_alike
 from fedkd.tensors.evaluate import accuracy, mean_loss
 from fedkd.tensors.ties import standing
@@ -91,8 +92,8 @@ class Consolidate:
         if self.mean:
             told["samples"] = torch.tensor(len(client.private))
         if self.order == "parallel" and self.method and not client.exchanges_models:
-            told["logits"] = to_wire(client.transfer_logits(), METHODS.build(self.method).wire)
-        return Knowledge(told | packed(client.student))
+            told["logits"] = sent_logits(client, client.transfer_logits(), METHODS.build(self.method).wire)
+        return Knowledge(told | sent_model(client))
 
     def begin(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         """After the start: whom the server asks for what next; the model itself goes to `server.state`."""
@@ -136,7 +137,7 @@ class Consolidate:
         for round in range(1, self.rounds + 1):
             client.moment = in_round(round)
             method.learn(client, knowledge)
-        taught = Knowledge(packed(client.student))
+        taught = Knowledge(sent_model(client))
         client.moment, client.rounds = moment, rounds
         client.state.clear()
         client.state.update(state)

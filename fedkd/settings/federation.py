@@ -48,6 +48,8 @@ class Federation:
     """how the training data are dealt to the clients"""
     transfer: str = "public(fraction=0.2)"
     """the transfer set"""
+    channel: Annotated[str, ADDED] = "none"
+    """what happens to reports on their way to the server: "none", or "noise(sigma=1.0)" """
     val: Literal["local", "common"] = "local"
     """where validation samples come from: "local": 10 % of each client's own shard; "common": 10 % of the training
     data, uniform, before they are dealt, on which only the server scores"""

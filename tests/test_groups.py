@@ -1,0 +1,110 @@
+"""Groups are transport: how many nodes serve the clients changes no number, and a failure stays one client's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from flwr.app import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedkd.base.errors import FederationError
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds, groups
+from fedkd.node.holdings import Holdings, Row
+from fedkd.protocol.client import has_state
+from fedkd.settings.federation import Federation
+from simulations.engine import InlineGrid
+from tests import small
+from tests.small import own_cache
+from tests.test_participation import METHODS, run
+
+__all__ = ["own_cache"]
+
+CLIENTS = 5
+SEARCH = "tuned_kd(temperatures=[1.0, 2.0], weights=[0.5], rounds=1)"
+
+
+@pytest.mark.parametrize("method", [*METHODS, SEARCH])
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_one_three_and_all_nodes_give_equal_rows(method: str, nodes: int) -> None:
+    assert run(method, participation=1.0, nodes=nodes) == run(method, participation=1.0)
+
+
+@pytest.mark.parametrize("method", ["kd", "dml", "fedavg"])
+def test_with_a_share_of_the_clients_too(method: str) -> None:
+    assert run(method, nodes=2) == run(method)
+
+
+@given(clients=st.sets(st.integers(0, 30), min_size=1), nodes=st.integers(1, 31))
+def test_every_client_is_served_once_and_groups_are_even(clients: set[int], nodes: int) -> None:
+    dealt = groups(sorted(clients), range(100, 100 + nodes), 31)
+    assert sorted(client for group in dealt.values() for client in group) == sorted(clients)
+    sizes = [len(group) for group in dealt.values()]
+    assert max(sizes) - min(sizes) <= 1
+    if nodes == 31:
+        assert all(group == (node - 100,) for node, group in dealt.items())
+
+
+class Counting(InlineGrid):
+    """A grid that counts the messages of each exchange."""
+
+    def __init__(self, nodes: int) -> None:
+        super().__init__(client_app(small.load), nodes)
+        self.sent: list[int] = []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        messages = list(messages)
+        self.sent.append(len(messages))
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+def test_one_message_goes_down_for_each_group_and_exchange() -> None:
+    grid = Counting(2)
+    of = small.small("dml", clients=CLIENTS, rounds=3)
+    Rounds(of, small.load).start(grid, list(grid.get_node_ids()), lambda *_: None)
+    assert grid.sent == [2, 2, 2, 2]
+
+
+def failing(federation: Federation, client: int) -> Holdings:
+    """Client 3 cannot read its data."""
+    if client == 3:
+        raise OSError("the disk of client 3 is broken")
+    return small.load(federation, client)
+
+
+def test_a_client_that_fails_is_named_and_its_siblings_work_is_kept(tmp_path: Path) -> None:
+    of, told = small.small("kd", clients=CLIENTS, rounds=1), list[Row]()
+    grid = InlineGrid(client_app(failing), 1)
+    rounds = Rounds(of, small.load, tmp_path)
+    with pytest.raises(FederationError, match=r"1 of 5 clients failed at the start; client 3: .*disk of client 3"):
+        rounds.start(grid, list(grid.get_node_ids()), lambda _, rows: told.extend(rows))
+    assert not told
+    assert [has_state(tmp_path, client, 0) for client in range(CLIENTS)] == [True, True, True, False, True]
+
+
+class Silent(InlineGrid):
+    """A grid of which one node never answers."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        _, *others = super().send_and_receive(messages, timeout=timeout)
+        return others
+
+
+def test_a_node_that_does_not_answer_leaves_all_its_clients_without_one() -> None:
+    grid = Silent(client_app(small.load), 2)
+    of = small.small("kd", clients=CLIENTS, rounds=1)
+    with pytest.raises(FederationError, match="no answer from clients 0, 2, 4 at the start"):
+        Rounds(of, small.load).start(grid, list(grid.get_node_ids()), lambda *_: None)
+
+
+def test_progress_of_a_start_is_told_client_by_client_as_their_states_appear(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    of, grid = small.small("kd", clients=CLIENTS, rounds=1), InlineGrid(client_app(small.load), 2)
+    rounds = Rounds(of, small.load, tmp_path)
+    rounds.start(
+        grid, list(grid.get_node_ids()), lambda *_: None, on_start=lambda done, clients: seen.append((done, clients))
+    )
+    assert seen == [(3, CLIENTS), (CLIENTS, CLIENTS)]

@@ -1,0 +1,149 @@
+"""A share of the clients a round: what absent clients are owed, how old they are, and that a resume changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedkd.flower.apps import client_app
+from fedkd.flower.rounds import Rounds
+from fedkd.node.holdings import Loader, Row
+from fedkd.protocol.keeping import kept_model
+from fedkd.protocol.schedule import schedule_of
+from simulations.engine import InlineGrid
+from tests import small
+from tests.small import own_cache
+from tests.test_weights import judging
+
+__all__ = ["own_cache"]
+
+CLIENTS, ROUNDS, SHARE = 5, 6, 0.4
+Numbers = dict[tuple[int, int, str, str], float]
+METHODS = ("local", "kd", 'kd(refresh="every round")', "dml", "dp_kd", "fedavg", "ensemble")
+COSTS = ("steps", "samples", "bytes_up", "bytes_down")
+
+
+def run(
+    method: str,
+    store: Path | None = None,
+    stop: int | None = None,
+    nodes: int = CLIENTS,
+    load: Loader = small.load,
+    **given: Any,
+) -> Numbers:
+    """All rows but times; with `stop`, the federation is left after that round and taken up by a new server."""
+    settings = {"clients": CLIENTS, "rounds": ROUNDS, "participation": SHARE} | given
+    of = small.small(method, **settings)
+    numbers: Numbers = {}
+    grid = InlineGrid(client_app(load), nodes)
+
+    def note(number: int, rows: list[Row]) -> None:
+        numbers.update({(number, *row[:3]): row[3] for row in rows if not row[2].endswith("seconds")})
+        if number == stop:
+            raise InterruptedError
+
+    try:
+        Rounds(of, load, store).start(grid, list(grid.get_node_ids()), note)
+    except InterruptedError:
+        rest = Rounds(of, load, store)
+        assert stop is not None
+        assert rest.resume(stop)
+        rest.start(grid, list(grid.get_node_ids()), note)
+    return numbers
+
+
+def present(method: str) -> dict[int, tuple[int, ...]]:
+    """Who learns in each round."""
+    of = schedule_of(small.small(method, clients=CLIENTS, rounds=ROUNDS, participation=SHARE))
+    return {moment.round: of.participants(moment) for moment in of.moments if moment.round}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_participants_have_costs_and_all_have_an_evaluation(method: str) -> None:
+    numbers = run(method)
+    for number, clients in present(method).items():
+        for client in range(CLIENTS):
+            assert (number, client, "test", "accuracy") in numbers
+            costs = [(number, client, "", metric) in numbers for metric in COSTS]
+            assert costs == [client in clients] * len(COSTS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_absent_client_stays_what_it_was_and_its_age_is_told(method: str) -> None:
+    numbers, last = run(method), dict.fromkeys(range(CLIENTS), 0)
+    for number, clients in present(method).items():
+        for client in range(CLIENTS):
+            if client in clients:
+                assert (number, client, "", "rounds_absent") not in numbers
+                last[client] = number
+            else:
+                assert numbers[number, client, "", "rounds_absent"] == number - last[client]
+                for metric in ("accuracy", "loss", "gained", "lost", "ece"):
+                    before = numbers[last[client], client, "test", metric]
+                    assert numbers[number, client, "test", metric] == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_by_class_it_is_told_of_all_at_the_end(method: str) -> None:
+    numbers = run(method)
+    told = {(round, client) for round, client, split, metric in numbers if (split, metric) == ("test", "accuracy/0")}
+    assert {(ROUNDS, client) for client in range(CLIENTS)} <= told
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stop", [0, 1, 3, 5])
+def test_left_after_any_round_and_taken_up_it_gives_the_same_rows(method: str, stop: int, tmp_path: Path) -> None:
+    assert run(method, tmp_path, stop) == run(method)
+
+
+def test_frozen_teachers_reach_a_client_when_it_first_takes_part() -> None:
+    numbers, seen = run("kd"), set[int]()
+    for number, clients in present("kd").items():
+        for client in clients:
+            # Once, whenever that is: afterwards the client keeps them.
+            assert (numbers[number, client, "", "bytes_down"] > 0) == (client not in seen)
+            seen.add(client)
+
+
+def test_absent_teachers_teach_what_they_knew_last() -> None:
+    # With a share so small that one client learns a round, all that changes between two rounds is what that one knows.
+    numbers = run("dml", participation=0.01)
+    of = schedule_of(small.small("dml", clients=CLIENTS, rounds=ROUNDS, participation=0.01))
+    alone = [of.participants(moment) for moment in of.moments if moment.round]
+    assert all(len(clients) == 1 for clients in alone)
+    assert all((number, client, "transfer", "teacher_loss") in numbers for number, (client,) in enumerate(alone, 1))
+
+
+def test_an_average_is_of_those_who_trained() -> None:
+    # One client a round: the server's model is then that client's, whose test accuracy is the server's.
+    numbers = run("fedavg", load=judging, participation=0.01)
+    of = schedule_of(small.small("fedavg", clients=CLIENTS, rounds=ROUNDS, participation=0.01))
+    for moment in of.moments[1:]:
+        (client,) = of.participants(moment)
+        mine, servers = (numbers[moment.round, who, "test", "loss"] for who in (client, -1))
+        assert mine == pytest.approx(servers, abs=1e-6)
+
+
+def test_a_client_that_never_takes_part_keeps_its_start() -> None:
+    of = schedule_of(small.small("kd", clients=CLIENTS, rounds=1, participation=0.2))
+    absent = of.absent(of.moments[1])
+    assert len(absent) == CLIENTS - 1
+    numbers = run("kd", rounds=1, participation=0.2)
+    for client in absent:
+        assert numbers[1, client, "test", "accuracy"] == numbers[0, client, "test", "accuracy"]
+        assert numbers[1, client, "", "rounds_absent"] == 1
+
+
+@pytest.mark.parametrize("method", ["kd", "dml", "fedavg"])
+def test_a_share_of_one_is_everybody(method: str) -> None:
+    plain = run(method, participation=1.0)
+    assert not [key for key in plain if key[3] == "rounds_absent"]
+    assert {client for _, client, _, metric in plain if metric == "steps"} == set(range(CLIENTS))
+
+
+@pytest.mark.parametrize("save", ["last", "best"])
+def test_every_clients_last_model_is_kept(save: str, tmp_path: Path) -> None:
+    run("local", tmp_path, save=save)
+    assert all(kept_model(tmp_path, client).is_file() for client in range(CLIENTS))
