@@ -19,7 +19,7 @@ import torch
 
 import analysis
 from analysis.results.metrics import metric
-from fedkd.node.node import CPU
+from fedkd.tensors.compute import CPU
 
 FEDKD = Path(sys.executable).parent / "fedkd"
 ROOT = Path(__file__).parent.parent

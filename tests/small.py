@@ -21,12 +21,12 @@ from fedkd.method import METHODS, Method
 from fedkd.models import Model, build_model
 from fedkd.node.holdings import Holdings, Judgement, Loader
 from fedkd.node.moment import AT_START, Moment, Phase, in_round
-from fedkd.node.node import CPU, SERVER, Node
+from fedkd.node.node import SERVER, Node
 from fedkd.protocol.client import Reply, take_part
 from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
-from fedkd.tensors.compute import PLAIN, Compute
+from fedkd.tensors.compute import CPU, PLAIN, Compute
 from fedkd.tensors.samples import Data
 
 SHAPE = (1, 4, 4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -70,10 +70,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bool]]:
 
     def watched(self: nn.Module, *arguments: Any, **named: Any) -> Any:
         if not inside:
-            frame, files = sys._getframe(1), set()
-            while frame:
-                files.add(frame.f_code.co_filename)
-                frame = frame.f_back  # type: ignore[assignment]
+            files = {frame.f_code.co_filename for frame, _ in traceback.walk_stack(None)}
             seen.append((str(ROOT / DOOR) in files, torch.is_autocast_enabled("cpu")))
         inside.append(self)
         try:

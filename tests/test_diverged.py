@@ -16,10 +16,10 @@ from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.method import METHODS
 from fedkd.node.holdings import Row
-from fedkd.node.node import CPU
 from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
+from fedkd.tensors.compute import CPU
 from fedkd.training.finite import check_results, check_weights
 from simulations.data import load_holdings
 from simulations.engine import InlineGrid

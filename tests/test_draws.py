@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from fedkd.base.errors import UserError
 from fedkd.models import ARCHITECTURES, Model, build_model
 from fedkd.models.trial import try_network
-from fedkd.node.node import CPU, Node
+from fedkd.node.node import Node
+from fedkd.tensors.compute import CPU
 from fedkd.tensors.draws import Sources, seeded, sources_of
 from fedkd.tensors.losses import cross_entropy
 from fedkd.training.batch import Fit

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import analysis
-from fedkd.node.node import CPU
 from fedkd.settings.federation import Federation
+from fedkd.tensors.compute import CPU
 from simulations.recipe import Recipe, expand, read
 from simulations.study import Interrupted, Study, Watcher
 from tests.conftest import Ended, Process, assert_same_numbers, numbers, written

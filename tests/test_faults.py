@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 import analysis
-from fedkd.node.node import CPU
+from fedkd.tensors.compute import CPU
 from simulations.recipe import read
 from simulations.study import Study
 from tests.conftest import FEDKD, Ended, Process, assert_same_numbers, fedkd, written

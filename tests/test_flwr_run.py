@@ -15,7 +15,7 @@ import pytest
 
 from analysis.results.journal import read_journal
 from fedkd.data import cache_root
-from fedkd.node.node import CPU
+from fedkd.tensors.compute import CPU
 from simulations.recipe import expand
 from simulations.study import Study
 from tests.conftest import FEDKD, ROOT, Ended, Process

@@ -11,9 +11,9 @@ import pytest
 from flwr.app import Message, RecordDict
 from rich.console import Console
 
-from fedkd.node.node import CPU
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining
+from fedkd.tensors.compute import CPU
 from fedkd.training.pretrain import _train
 from simulations import progress
 from simulations.engine import InlineGrid
