@@ -29,7 +29,10 @@ _LOG = logging.getLogger("flwr")
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """One federation on whatever nodes the grid has; each round is logged, and journalled where `out` is a folder."""
-    from simulations.study import Study, mean_accuracy, skew_rows
+    from simulations.folder import ResultsFolder
+    from simulations.identity import header_of
+    from simulations.preparing import skew_rows
+    from simulations.study import mean_accuracy
 
     use_one_thread()
     config = dict(context.run_config)
@@ -39,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
         config["clients"] = len(list(grid.get_node_ids()))
     recipe = expand("flwr", {}, [f"{key}={value}" for key, value in config.items()])
     federation = recipe.federations[0]
-    journal = Study(recipe, Path(out)).open(federation) if out else None
+    journal = ResultsFolder(Path(out)).journal(header_of(federation)) if out else None
     nodes = wait_for_nodes(grid, federation.clients)
     last_round = schedule_of(federation).last_round
 

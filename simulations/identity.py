@@ -10,8 +10,10 @@ from typing import Any
 from fedkd.base.added import added_defaults, identity
 from fedkd.base.numerics import NUMERICS
 from fedkd.base.spec import parse
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from simulations.contents import contents
+from simulations.recipe import settings_of
 
 
 def identify(federation: Federation, read: Mapping[str, str] | None = None) -> str:
@@ -40,3 +42,20 @@ def _completed(header: Any) -> Any:
         return header
     # Through JSON: a tuple and a list are the same there.
     return json.loads(json.dumps({**header, "settings": with_defaults(header["settings"])}))
+
+
+def header_of(federation: Federation) -> dict[str, Any]:
+    """What the journal of a federation begins with: all that its numbers are made of.
+
+    Raises:
+        UserError: a file that it depends on cannot be read.
+    """
+    read = contents(federation)
+    return {
+        "federation": identify(federation, read),
+        "rounds": schedule_of(federation).last_round,
+        "settings": settings_of(federation),
+        "models": federation.client_models,
+        "contents": read,
+        "numerics": NUMERICS,
+    }

@@ -50,6 +50,10 @@ class Journal:
             os.truncate(self.path, len(whole))
         return len(rounds) - 1
 
+    def missing(self) -> int:
+        """How many rounds, the start included, are not complete yet."""
+        return max(0, int(self.header["rounds"]) - self.complete())
+
     def rows(self, number: int) -> list[Row]:
         """The rows of a complete round."""
         line = self.path.read_text(encoding="utf-8").splitlines()[1 + number]

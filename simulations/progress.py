@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from fedkd.settings.federation import Federation
-from simulations.study import Watcher
+from simulations.watcher import Watcher
 
 
 class Bar(Watcher):
-    """Shows what a study tells; used as a context, in which the bar is on the screen.
+    """Shows the progress of a study; used as a context, in which the bar is on the screen.
 
     A round counts 1, and a start, which is round 0, in parts: as many as there are clients. The time left, the same
     on the bar and in the lines, is told from the first complete federation on: what is left takes as long, a round,

@@ -20,7 +20,8 @@ from fedkd.base.files import content_hash, located, look_beside, python_files
 from fedkd.models import build_model
 from simulations.identity import identify
 from simulations.recipe import expand, read
-from simulations.study import Study, Watcher
+from simulations.study import Study
+from simulations.watcher import Watcher
 from tests.conftest import assert_same_numbers, fedkd, numbers, written
 
 METHOD = """
@@ -139,7 +140,7 @@ class TestIdentity:
 
     def test_fedkds_own_numbers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(tmp_path / "out", method="local")
-        for module in ("identity", "study", "superseding"):
+        for module in ("folder", "identity", "superseding"):
             monkeypatch.setattr(f"simulations.{module}.NUMERICS", 99)
         again = run(tmp_path / "out", method="local")
         assert again.run == 1

@@ -12,7 +12,8 @@ import analysis
 from fedkd.settings.federation import Federation
 from fedkd.tensors.compute import CPU
 from simulations.recipe import Recipe, expand, read
-from simulations.study import Interrupted, Study, Watcher
+from simulations.study import Interrupted, Study
+from simulations.watcher import Watcher
 from tests.conftest import Ended, Process, assert_same_numbers, numbers, written
 from tests.test_draws import dropping
 

@@ -19,7 +19,8 @@ from simulations import progress
 from simulations.engine import InlineGrid
 from simulations.progress import Bar
 from simulations.recipe import expand
-from simulations.study import Study, Watcher
+from simulations.study import Study
+from simulations.watcher import Watcher
 
 ONE, TWO = Federation("local"), Federation("kd")
 

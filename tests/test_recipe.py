@@ -12,9 +12,9 @@ import pytest
 
 from fedkd.base.errors import UserError
 from fedkd.settings.federation import Federation
+from simulations.folder import varying
 from simulations.identity import identify
 from simulations.recipe import SHIPPED, Recipe, expand, known_keys, read, settings_of
-from simulations.study import _varying
 from tests.conftest import written
 
 SWEEP: dict[str, Any] = {
@@ -225,7 +225,7 @@ def test_what_an_earlier_run_wrote_does_not_vary_from_what_this_one_knows() -> N
     now = settings_of(one())
     written_before = json.loads(json.dumps(now)) | {"seed": 9}
     assert written_before["students"] == []
-    assert _varying([now, written_before]) == ["seed"]
+    assert varying([now, written_before]) == ["seed"]
 
 
 class TestFiles:
