@@ -152,5 +152,5 @@ def _draw(draw: Callable[..., Axes], rows: pd.DataFrame, more: Mapping[str, Any]
 def _in_order(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of a frame that belong to a panel, its methods in the order of the comparison."""
     order = {method: number for number, method in enumerate(rows["method"])}
-    mine: pd.DataFrame = frame[(frame["partition"] == rows["partition"].iloc[0]) & frame["method"].isin(list(order))]
-    return mine.iloc[mine["method"].map(order).argsort(kind="stable")]
+    part: pd.DataFrame = frame[(frame["partition"] == rows["partition"].iloc[0]) & frame["method"].isin(list(order))]
+    return part.iloc[part["method"].map(order).argsort(kind="stable")]

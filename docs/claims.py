@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.measures.targets import arrivals, reading_split, share_targets
 from analysis.results.values import client_values
 from analysis.statistics.censoring import restricted_difference
-from analysis.statistics.claims import Claim, judge
+from analysis.statistics.claims import Claim, decide
 from analysis.statistics.intervals import RATE, interval, paired_difference
 from analysis.statistics.ratios import ratio_of_means
 from docs.study import Study
@@ -27,15 +27,15 @@ def tuning(study: Study) -> list[Claim]:
     for partition in study.partitions:
         tuned, plain = (study.by_seed("delta", partition, method) for method in ("tuned_kd", "kd"))
         margins[partition] = tuned - plain
-        claims.append(judge(f"Δ of tuned_kd − Δ of kd, {partition}, points", paired_difference(tuned, plain)))
-        claims.append(judge(f"Δ of tuned_kd / Δ of kd, {partition}", ratio_of_means(tuned, plain), bound=1.0))
+        claims.append(decide(f"Δ of tuned_kd − Δ of kd, {partition}, points", paired_difference(tuned, plain)))
+        claims.append(decide(f"Δ of tuned_kd / Δ of kd, {partition}", ratio_of_means(tuned, plain), bound=1.0))
         for other in ("local", "dml", "dp_kd"):
             same = study.by_seed("delta", partition, f"tuned(method='{other}'")
             text = f"Δ of tuned_kd − Δ of tuned {other}, {partition}, points"
-            claims.append(judge(text, paired_difference(tuned, same)))
+            claims.append(decide(text, paired_difference(tuned, same)))
     uniform, skewed = study.partitions[0], study.partitions[-1]
     found = paired_difference(margins[skewed], margins[uniform])
-    return [*claims, judge(f"margin over kd under {skewed} − margin under {uniform}, points", found)]
+    return [*claims, decide(f"margin over kd under {skewed} − margin under {uniform}, points", found)]
 
 
 def cells(study: Study) -> list[Claim]:
@@ -76,7 +76,7 @@ def cells(study: Study) -> list[Claim]:
             for place in (skewed, uniform)
         )
         text = f"accuracy under {skewed}: best cell there − best cell of {uniform}, chosen by {how}, points"
-        claims.append(judge(text, paired_difference(own, foreign)))
+        claims.append(decide(text, paired_difference(own, foreign)))
     return claims
 
 
@@ -86,7 +86,7 @@ def weak_teachers(study: Study) -> list[Claim]:
     for partition in study.partitions:
         for text, score, sign in (("success rate", "success_rate", 1), ("knowledge lost, less", "lost", -1)):
             ours, theirs = (sign * study.by_seed(score, partition, method) for method in ("dp_kd", "kd(weight=1.0)"))
-            claims.append(judge(f"{text}: dp_kd − KL-Dist, {partition}, points", paired_difference(ours, theirs)))
+            claims.append(decide(f"{text}: dp_kd − KL-Dist, {partition}, points", paired_difference(ours, theirs)))
     return claims
 
 
@@ -99,9 +99,9 @@ def masks(study: Study) -> list[Claim]:
         found = paired_difference(known, guessed)
         if partition == uniform:
             text = f"supervised − unsupervised below {100 * NEAR:.0f} point, {partition}, points"
-            claims.append(judge(text, found, side="below", bound=NEAR))
+            claims.append(decide(text, found, side="below", bound=NEAR))
         else:
-            claims.append(judge(f"supervised − unsupervised, {partition}, points", found))
+            claims.append(decide(f"supervised − unsupervised, {partition}, points", found))
     return claims
 
 
@@ -116,7 +116,7 @@ def mutual(study: Study) -> list[Claim]:
             rows = study.scores[study.scores["method"] == method]
             both[method] = final[client].reindex(rows.index).set_axis(rows["seed"]).astype("float64")
         found = paired_difference(both["dml"], both["local"])
-        claims.append(judge(f"dml − local, client {client}, points", found))
+        claims.append(decide(f"dml − local, client {client}, points", found))
     return claims
 
 
@@ -133,7 +133,7 @@ def consolidation(study: Study) -> list[Claim]:
             for other in ("random", "average"):
                 fewer, end = restricted_difference(places[start], places[other])
                 text = f"rounds to 90 % of pooled (up to {end:g}), {start} − {other}, {partition}"
-                claims.append(judge(text, fewer, side="below"))
+                claims.append(decide(text, fewer, side="below"))
     return claims
 
 
@@ -146,10 +146,10 @@ def reffakd(study: Study) -> list[Claim]:
             uniform = study.by_seed("delta", partition, f"label_smoothing({settings})")
             plain, taught = (study.by_seed("delta", partition, method) for method in ("local", "kd"))
             where = f"{settings}, {partition}, points"
-            claims.append(judge(f"reffakd − local, {where}", paired_difference(ours, plain)))
+            claims.append(decide(f"reffakd − local, {where}", paired_difference(ours, plain)))
             text = f"reffakd − kd above −{100 * NEAR:.0f} point, {where}"
-            claims.append(judge(text, paired_difference(ours, taught), bound=-NEAR))
-            claims.append(judge(f"reffakd − label_smoothing, {where}", paired_difference(ours, uniform)))
+            claims.append(decide(text, paired_difference(ours, taught), bound=-NEAR))
+            claims.append(decide(f"reffakd − label_smoothing, {where}", paired_difference(ours, uniform)))
     return claims
 
 
@@ -162,10 +162,10 @@ def revision(study: Study) -> list[Claim]:
             for more in (")", f"{_REVISED})", f"{_REVISED}, select")
         )
         margins.append(revised - plain)
-        claims.append(judge(f"revised − as it is, {partition}, points", paired_difference(revised, plain)))
-        claims.append(judge(f"revised and selected − revised, {partition}, points", paired_difference(both, revised)))
+        claims.append(decide(f"revised − as it is, {partition}, points", paired_difference(revised, plain)))
+        claims.append(decide(f"revised and selected − revised, {partition}, points", paired_difference(both, revised)))
     text = f"margin of revision under {study.partitions[-1]} − margin under {study.partitions[0]}, points"
-    return [*claims, judge(text, paired_difference(margins[-1], margins[0]))]
+    return [*claims, decide(text, paired_difference(margins[-1], margins[0]))]
 
 
 _REVISED = ", revise='labels(eta=0.8)'"
@@ -183,7 +183,7 @@ def selection(study: Study) -> list[Claim]:
             "kd(weight=0.9)": "all samples",
         }.items():
             found = paired_difference(ours, study.by_seed("delta", partition, other))
-            claims.append(judge(f"influence − {text}, {partition}, points", found))
+            claims.append(decide(f"influence − {text}, {partition}, points", found))
     return claims
 
 
@@ -206,10 +206,10 @@ def miniplm(study: Study) -> list[Claim]:
             "top half − full corpus": paired_difference(top, full),
             "top half − highest reference loss": paired_difference(top, poor),
         }.items():
-            claims.append(judge(f"{text}, {partition}, bits per byte", found, side="below"))
+            claims.append(decide(f"{text}, {partition}, bits per byte", found, side="below"))
         for text, other in {"random half": anything, "full corpus": full, "top half": top}.items():
             found = paired_difference(bottom, other)
-            claims.append(judge(f"bottom half − {text}, {partition}, bits per byte", found))
+            claims.append(decide(f"bottom half − {text}, {partition}, bits per byte", found))
     return claims
 
 
@@ -219,7 +219,7 @@ def noise(folder: Path) -> list[Claim]:
     kinds = sorted({kind for manifest in manifests for kind in manifest["noise"]})
     dropped = {kind: pd.Series([float(each["noise"][kind]["dropped"]) for each in manifests]) for kind in kinds}
     return [
-        judge(f"share of {kind} chunks that is dropped above 50 %, in %", interval(shares, within=RATE), bound=0.5)
+        decide(f"share of {kind} chunks that is dropped above 50 %, in %", interval(shares, within=RATE), bound=0.5)
         for kind, shares in dropped.items()
     ]
 

@@ -54,7 +54,7 @@ def test_kaplan_meier_by_hand() -> None:
     # Six runs: 1 arrives; at 2 one arrives of five and one is lost; of three left one arrives at 4, one is lost at 5.
     curve = arrival_curve([*there(1, 2, 4), *never(2, 5, 9)])
     survival = [5 / 6, 5 / 6 * 4 / 5, 5 / 6 * 4 / 5 * 2 / 3, 5 / 6 * 4 / 5 * 2 / 3, 5 / 6 * 4 / 5 * 2 / 3]
-    assert curve["place"].tolist() == [1, 2, 4, 5, 9]
+    assert curve["position"].tolist() == [1, 2, 4, 5, 9]
     assert (1 - curve["arrived"]).tolist() == pytest.approx(survival)
     assert curve["censored"].tolist() == [0, 1, 0, 1, 1]
     everybody = arrival_curve(there(2, 2, 3))

@@ -5,8 +5,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.statistics.claims import judge
-from analysis.statistics.comparisons import compare_with_baseline, holm, is_bound, judged, paired_values, wilcoxon_p
+from analysis.statistics.claims import decide
+from analysis.statistics.comparisons import (
+    compare_with_baseline,
+    family_verdicts,
+    holm,
+    is_bound,
+    paired_values,
+    wilcoxon_p,
+)
 from analysis.statistics.intervals import Floats, Interval
 from analysis.statistics.ranks import rank_methods
 from analysis.statistics.ratios import Ratio, ratio_of_means
@@ -53,12 +60,12 @@ def test_no_rank_test_below_eight_pairs() -> None:
 def test_there_is_one_verdict_and_it_is_the_corrected_one() -> None:
     # Of four comparisons the second has p = 0.02 to itself, and 0.06 as one of the three that are left.
     gaps = {name: _gaps(p) for name, p in {"a": 0.001, "b": 0.02, "c": 0.4, "d": 0.7}.items()}
-    found = judged(gaps)
+    found = family_verdicts(gaps)
     assert found["p"].tolist() == pytest.approx([0.001, 0.02, 0.4, 0.7])
     assert found["low"].loc["b"] > 0
     assert found["adjusted_p"].tolist() == pytest.approx([0.004, 0.06, 0.8, 0.8])
     assert found["verdict"].tolist() == ["better", "undecided", "undecided", "undecided"]
-    assert judged({"b": gaps["b"]})["verdict"].tolist() == ["better"]
+    assert family_verdicts({"b": gaps["b"]})["verdict"].tolist() == ["better"]
 
 
 def _gaps(p: float) -> Floats:
@@ -212,15 +219,15 @@ def test_a_ratio_covers_what_it_claims() -> None:
 )
 def test_claims_follow_the_rule(low: float, high: float, side: str, bound: float, expected: str) -> None:
     for found in (Interval((low + high) / 2, low, high, 5), Ratio((low + high) / 2, low, high, 5)):
-        claim = judge("a claim", found, side=side, bound=bound)  # type: ignore[arg-type]
+        claim = decide("a claim", found, side=side, bound=bound)  # type: ignore[arg-type]
         assert (claim.verdict, claim.reason, claim.n) == (expected, "", 5)
 
 
 def test_claims_without_enough_to_go_by_are_undecided() -> None:
-    few = judge("a claim", Interval(0.02, 0.01, 0.03, 4))
+    few = decide("a claim", Interval(0.02, 0.01, 0.03, 4))
     assert (few.verdict, few.reason) == ("undecided", "4 pairs, a claim takes at least 5")
-    assert judge("a claim", Interval(0.02, 0.01, 0.03, 4), fewest=3).verdict == "held"
-    nothing = judge("a claim", Ratio(np.nan, np.nan, np.nan, 5, "the denominator's interval touches 0"), bound=1.0)
+    assert decide("a claim", Interval(0.02, 0.01, 0.03, 4), fewest=3).verdict == "held"
+    nothing = decide("a claim", Ratio(np.nan, np.nan, np.nan, 5, "the denominator's interval touches 0"), bound=1.0)
     assert (nothing.verdict, nothing.reason) == ("undecided", "the denominator's interval touches 0")
     with pytest.raises(ValueError, match="'above' or 'below', found 'over'"):
-        judge("a claim", Interval(0.02, 0.01, 0.03, 5), side="over")  # type: ignore[arg-type]
+        decide("a claim", Interval(0.02, 0.01, 0.03, 5), side="over")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from analysis.measures.compare import compare
 from analysis.measures.scores import client_changes, federation_scores
 from analysis.page.captions import caption
 from analysis.page.wording import text_tables
-from analysis.results.values import client_values, frozen_teachers, own_values, round_means, start_rounds
+from analysis.results.values import client_values, frozen_teachers, local_values, round_means, start_rounds
 from tests.test_analysis_synthetic import PARTITIONS, Rich
 
 ALL = ("local", "kd", "dml", "fedavg", "pooled")
@@ -50,7 +50,7 @@ def test_a_global_model_is_what_its_federation_is_about(table: pd.DataFrame) -> 
     assert np.isnan(scores["gained"].loc[name])
     curve = of(round_means(table), name)
     assert curve.tolist() == pytest.approx([rows[number, -1, "test", "accuracy"] for number in range(5)])
-    assert of(own_values(table, "accuracy", "test"), name).loc[[4]].tolist() == pytest.approx(own)
+    assert of(local_values(table, "accuracy", "test"), name).loc[[4]].tolist() == pytest.approx(own)
     kd = scores[scores["method"] == "kd"]
     assert kd["personal_accuracy"].isna().all()
     assert not [warning for warning in compare(table).warnings if "gained − lost" in warning]
@@ -197,7 +197,7 @@ def test_rounds_of_a_consolidated_start_come_first_and_are_the_servers(started: 
     found = scores[(scores["start"] == "kd") & (scores["seed"] == 1)].iloc[0]
     assert (found["start_rounds"], found["last_round"]) == (2, 5)
     # The server's model is judged in rounds 0 and 1, the clients' from round 2 on, where they take the start up.
-    own = of(own_values(started, "accuracy", "test"), str(found.name))
+    own = of(local_values(started, "accuracy", "test"), str(found.name))
     assert found["start_accuracy"] == pytest.approx(own.loc[[2]].mean())
     assert found["start_from"] == "clients' mean"
     curve = of(round_means(started), str(found.name))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from analysis.drawing.style import Look, labels, looks
 from analysis.results import units
@@ -36,55 +36,12 @@ def arrivals_against(
     seen = {value: _reaches(arrived[arrived[by].astype(str) == value], what) for value in values}
     end = max(reach.value for reaches in seen.values() for reach in reaches)
     ends: list[tuple[float, float]] = []
-    for place, value in enumerate(values):
-        look, reaches = styles[value], seen[value]
-        curve = arrival_curve(reaches)
-        aside = ax.transData + ScaledTranslation(0, 1.4 * place / 72, ax.figure.dpi_scale_trans)
-        # A curve of which every run arrived is known to stay; one that was lost from sight ends there.
-        height = float(curve["arrived"].iloc[-1])
-        last = float(curve["place"].iloc[-1]) if height < 1 else end
-        x = np.concatenate([[0.0], curve["place"], [last]])
-        y = np.concatenate([[0.0], curve["arrived"], [height]])
-        steps = np.flatnonzero(np.diff(curve["arrived"], prepend=0.0) > 0) + 1
-        ax.step(
-            x,
-            y,
-            where="post",
-            color=look.color,
-            linestyle=look.line,
-            marker=look.marker,
-            markevery=steps.tolist(),
-            transform=aside,
-            label=names[value],
-        )
-        lost = curve[curve["censored"] > 0]
-        # An empty line would still ask the layout for room, at the corner of the figure.
-        if len(lost):
-            ax.plot(
-                lost["place"],
-                lost["arrived"],
-                marker="|",
-                markersize=12,
-                markeredgewidth=2,
-                color=look.color,
-                linestyle="none",
-                transform=aside,
-                zorder=3,
-            )
-        ax.annotate(
-            f"{sum(reach.reached for reach in reaches)} of {len(reaches)}",
-            (last, height),
-            xytext=(7, 9 * _level(ends, (last / (end or 1), height))),
-            textcoords="offset points",
-            va="center",
-            fontsize=7.5,
-            color=look.color,
-            annotation_clip=False,
-            # Other lines may run on where this one ends.
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
-            zorder=4,
-        )
-        ends.append((last / (end or 1), height))
+    for index, value in enumerate(values):
+        shifted = ax.transData + ScaledTranslation(0, 1.4 * index / 72, ax.figure.dpi_scale_trans)
+        last, height = _draw_arrivals(ax, seen[value], end, styles[value], names[value], shifted)
+        here = last / (end or 1), height
+        _write_count(ax, seen[value], (last, height), _level(ends, here), styles[value].color)
+        ends.append(here)
     ax.set_ylim(-0.04, 1.08)
     ax.set_xlim(left=-0.03 * (end or 1), right=(end or 1) * 1.18)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
@@ -97,6 +54,60 @@ def arrivals_against(
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("rounds" if what == "rounds" else "bytes so far, all clients, up + down")
     return ax
+
+
+def _draw_arrivals(
+    ax: Axes, reaches: Sequence[Reach], end: float, look: Look, label: str, transform: Transform
+) -> tuple[float, float]:
+    """One line, and ticks where runs were lost from sight. Returns where it ends."""
+    curve = arrival_curve(reaches)
+    # A curve of which every run arrived is known to stay; one that was lost from sight ends there.
+    height = float(curve["arrived"].iloc[-1])
+    last = float(curve["position"].iloc[-1]) if height < 1 else end
+    steps = np.flatnonzero(np.diff(curve["arrived"], prepend=0.0) > 0) + 1
+    ax.step(
+        np.concatenate([[0.0], curve["position"], [last]]),
+        np.concatenate([[0.0], curve["arrived"], [height]]),
+        where="post",
+        color=look.color,
+        linestyle=look.line,
+        marker=look.marker,
+        markevery=steps.tolist(),
+        transform=transform,
+        label=label,
+    )
+    lost = curve[curve["censored"] > 0]
+    # An empty line would still ask the layout for room, at the corner of the figure.
+    if len(lost):
+        ax.plot(
+            lost["position"],
+            lost["arrived"],
+            marker="|",
+            markersize=12,
+            markeredgewidth=2,
+            color=look.color,
+            linestyle="none",
+            transform=transform,
+            zorder=3,
+        )
+    return last, height
+
+
+def _write_count(ax: Axes, reaches: Sequence[Reach], end: tuple[float, float], level: int, color: str) -> None:
+    """How many runs arrived, behind the end of their line."""
+    ax.annotate(
+        f"{sum(reach.reached for reach in reaches)} of {len(reaches)}",
+        end,
+        xytext=(7, 9 * level),
+        textcoords="offset points",
+        va="center",
+        fontsize=7.5,
+        color=color,
+        annotation_clip=False,
+        # Other lines may run on where this one ends.
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
+        zorder=4,
+    )
 
 
 def _reaches(arrived: pd.DataFrame, what: str) -> list[Reach]:

@@ -26,8 +26,8 @@ def mean_curves(table: pd.DataFrame, split: str, level: float) -> pd.DataFrame:
 
 
 def in_order(curves: pd.DataFrame, styles: Mapping[str, Look]) -> list[tuple[str, pd.DataFrame]]:
-    found = set(curves["method"])
-    return [(method, curves[curves["method"] == method]) for method in styles if method in found]
+    present = set(curves["method"])
+    return [(method, curves[curves["method"] == method]) for method in styles if method in present]
 
 
 def draw_line(ax: Axes, x: Any, curve: pd.DataFrame, look: Look, label: str, **more: Any) -> None:

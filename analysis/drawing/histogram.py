@@ -27,14 +27,14 @@ def score_histogram(
     edges = np.linspace(scores.min(), max(scores.max(), scores.min() + 1e-6), _BINS + 1)
     styles = styles or looks(group_names(rows[by]))
     for name in group_names(rows[by]):
-        look, mine = styles[name], rows[rows[by] == ("" if name == "clean" else name)]
+        look, part = styles[name], rows[rows[by] == ("" if name == "clean" else name)]
         ax.stairs(
-            np.histogram(mine["score"], edges)[0],
+            np.histogram(part["score"], edges)[0],
             edges,
             color=look.color,
             linestyle=look.line,
             linewidth=1.4,
-            label=f"{name} ({100 * float(mine['kept'].mean()):.0f} % kept)",
+            label=f"{name} ({100 * float(part['kept'].mean()):.0f} % kept)",
         )
     if rows["kept"].any():
         ax.axvline(float(rows.loc[rows["kept"], "score"].min()), color=INK, linewidth=0.9, linestyle="--", zorder=1)

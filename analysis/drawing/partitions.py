@@ -46,8 +46,8 @@ def partition_picture(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -
     many = clients > 30
     colours = class_colours(len(classes))
     floor = np.zeros(clients)
-    for place, name in enumerate(classes):
-        height = table[:, place]
+    for index, name in enumerate(classes):
+        height = table[:, index]
         label = wrap(str(name), 16, 1) if len(classes) <= len(_TEN) else "_nolegend_"
         if many:
             # One step-shaped area a class: thousands of single bars take seconds. Very many
@@ -58,7 +58,7 @@ def partition_picture(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -
                 edges,
                 baseline=floor,
                 fill=True,
-                color=colours[place],
+                color=colours[index],
                 label=label,
                 rasterized=table.size > 2000,
             )
@@ -69,7 +69,7 @@ def partition_picture(counts: npt.ArrayLike, classes: Sequence[str], ax: Axes) -
                 height,
                 0.82,
                 floor,
-                color=colours[place],
+                color=colours[index],
                 edgecolor="white",
                 linewidth=line,
                 label=label,
@@ -185,7 +185,7 @@ def _colour_bar(ax: Axes, colours: list[str], classes: Sequence[str]) -> None:
     figure = ax.get_figure()
     assert figure is not None
     bar = figure.colorbar(ScalarMappable(edges, ListedColormap(colours)), ax=ax, ticks=shown, pad=0.02, fraction=0.05)
-    bar.set_ticklabels([wrap(str(classes[place]), 12, 1) for place in shown])
+    bar.set_ticklabels([wrap(str(classes[index]), 12, 1) for index in shown])
     bar.minorticks_off()
     bar.ax.tick_params(length=0)
 
@@ -200,7 +200,7 @@ def _client_axis(ax: Axes, clients: int) -> None:
 
 def _class_axis(ax: Axes, classes: Sequence[str]) -> None:
     shown = np.unique(np.linspace(0, len(classes) - 1, min(len(classes), 12)).round().astype(int))
-    ax.set_yticks(shown, [wrap(str(classes[place]), 12, 1) for place in shown])
+    ax.set_yticks(shown, [wrap(str(classes[index]), 12, 1) for index in shown])
     ax.tick_params(axis="y", length=0)
 
 

@@ -86,7 +86,7 @@ def _has_note(ax: Axes) -> bool:
 
 def _share_labels(axes: Sequence[Axes], same_rows: bool, most: int) -> None:
     """Say what an axis is once, at the edge, where all panels agree."""
-    inner = [ax for place, ax in enumerate(axes) if place % most]
+    inner = [ax for index, ax in enumerate(axes) if index % most]
     if len({ax.get_ylabel() for ax in axes}) == 1:
         for ax in inner:
             ax.set_ylabel("")

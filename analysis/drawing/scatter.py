@@ -29,7 +29,7 @@ def gain_against(
     known = rows[rows[column].notna() & rows["delta"].notna()]
     styles = styles or looks([str(name) for name in rows["method"]])
     names = labels([str(name) for name in rows["method"]])
-    for place, row in enumerate(known.to_dict("records")):
+    for index, row in enumerate(known.to_dict("records")):
         look, method = styles[str(row["method"])], str(row["method"])
         ax.errorbar(
             row[column],
@@ -39,7 +39,7 @@ def gain_against(
             color=look.color,
             marker=look.marker,
             # Later ones are smaller, so that methods on one spot are all seen.
-            markersize=max(9 - 0.7 * place, 5),
+            markersize=max(9 - 0.7 * index, 5),
             markeredgecolor="white" if look.marker != "x" else None,
             elinewidth=1.0,
             linestyle="none",

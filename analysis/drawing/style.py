@@ -157,7 +157,7 @@ def panels(
     down = -(-number // across)
     figure = Figure(figsize=(max(width * across, 4.2), height * down + extra), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(down, across, place + 1) for place in range(number)]
+    axes = [figure.add_subplot(down, across, index + 1) for index in range(number)]
     return figure, axes
 
 

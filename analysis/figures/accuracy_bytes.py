@@ -56,20 +56,20 @@ def accuracy_against_bytes(
     logarithmic = len(paid) > 0 and paid["bytes"].max() > _LINEAR_UP_TO * paid["bytes"].min()
     if len(paid):
         _bytes_axis(ax, paid["bytes"], logarithmic)
-    place, number = 0, paid["method"].nunique()
+    index, number = 0, paid["method"].nunique()
     for method, curve in in_order(curves, styles):
         look, final = styles[method], curve.iloc[-1]
         if final["bytes"] == 0:
             ax.axhline(final["mean"], color=look.color, linestyle=look.line, label=f"{names[method]} (sends nothing)")
             continue
         curve = curve[curve["bytes"] > 0] if logarithmic else curve
-        aside = _aside(ax, place, number)
-        place += 1
+        shifted = _shifted(ax, index, number)
+        index += 1
         x = curve["bytes"].to_numpy()
         new = np.flatnonzero(np.diff(x, prepend=-1) > 0)
         new = new[:: max(1, len(new) // 10)]
-        draw_line(ax, x, curve, look, names[method], transform=aside, markevery=new.tolist())
-        draw_end(ax, float(final["bytes"]), final, look, aside)
+        draw_line(ax, x, curve, look, names[method], transform=shifted, markevery=new.tolist())
+        draw_end(ax, float(final["bytes"]), final, look, shifted)
     if len(paid):
         start = curves.loc[curves["round"] == 0, "mean"].mean()
         ax.axhline(start, color=INK, linewidth=0.8, linestyle=":", label="start (round 0)", zorder=1)
@@ -83,10 +83,10 @@ def accuracy_against_bytes(
     return accuracy_axis(ax, split)
 
 
-def _aside(ax: Axes, place: int, number: int) -> Transform:
+def _shifted(ax: Axes, index: int, number: int) -> Transform:
     """Data coordinates, shifted by a few points, so that `number` methods at one x stay apart."""
     step = min(3.5, 16 / number)
-    shift = step * (place - (number - 1) / 2) / 72
+    shift = step * (index - (number - 1) / 2) / 72
     return ax.transData + ScaledTranslation(shift, 0, ax.figure.dpi_scale_trans)
 
 

@@ -51,11 +51,11 @@ def accuracy_against_rounds(
     names = labels(list(styles))
     curves = mean_curves(table, split, level)
     drawn = in_order(curves, styles)
-    for place, (method, curve) in enumerate(drawn):
+    for index, (method, curve) in enumerate(drawn):
         look, x = styles[method], curve["round"].to_numpy()
         draw_line(ax, x, curve, look, names[method])
         if curves["method"].nunique() > _MOST_BANDS:
-            beyond = float(x[-1]) * (1.03 + 0.028 * place)
+            beyond = float(x[-1]) * (1.03 + 0.028 * index)
             draw_end(ax, beyond, curve.iloc[-1], look, ax.transData, size=4.5)
             continue
         # Thin edges keep overlapping bands apart where fills alone would add up to mud.

@@ -36,13 +36,13 @@ def calibration_bars(rows: pd.DataFrame, ax: Axes) -> Axes:
 
     rows: columns method, ece, ece_low, ece_high, start_ece, as `compare` gives them.
     """
-    place = np.arange(len(rows))
+    y = np.arange(len(rows))
     share = np.nan_to_num(rows["ece"].to_numpy(dtype=np.float64))
-    ax.barh(place, share, height=0.55, color=GAIN, label="last round")
-    for at, row in zip(place, rows.to_dict("records"), strict=True):
+    ax.barh(y, share, height=0.55, color=GAIN, label="last round")
+    for at, row in zip(y, rows.to_dict("records"), strict=True):
         if (reach := error_arms(row["ece"], row["ece_low"], row["ece_high"])) is not None:
             ax.errorbar(row["ece"], at, xerr=reach, color=INK, elinewidth=1.1, capsize=2.5)
-    ax.plot(rows["start_ece"], place, marker="|", markersize=15, markeredgewidth=2, color=LOSS, linestyle="none")
+    ax.plot(rows["start_ece"], y, marker="|", markersize=15, markeredgewidth=2, color=LOSS, linestyle="none")
     ax.plot([], [], marker="|", markersize=10, markeredgewidth=2, color=LOSS, linestyle="none", label="round 0")
     method_axis(ax, rows)
     ax.set_xlim(0, min(1.05 * max(ax.get_xlim()[1], 0.01), 1.0))

@@ -44,17 +44,17 @@ def client_spread(gains: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] |
     """
     methods = list(dict.fromkeys(str(name) for name in gains["method"]))
     styles = styles or looks(methods)
-    for place, method in enumerate(methods):
+    for row, method in enumerate(methods):
         values = gains.loc[gains["method"] == method, "delta"].to_numpy(dtype=np.float64)
         least, first, middle, third, most = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
         colour = styles[method].color
-        ax.plot([least, most], [place, place], color=colour, linewidth=1.0)
-        ax.barh(place, third - first, left=first, height=0.5, color=colour, alpha=0.22, edgecolor=colour)
-        ax.plot([middle, middle], [place - 0.25, place + 0.25], color=colour, linewidth=2.2)
+        ax.plot([least, most], [row, row], color=colour, linewidth=1.0)
+        ax.barh(row, third - first, left=first, height=0.5, color=colour, alpha=0.22, edgecolor=colour)
+        ax.plot([middle, middle], [row - 0.25, row + 0.25], color=colour, linewidth=2.2)
         if len(values) <= _MOST_DOTS:
             # Spread by rank, not by chance: equal results give equal files.
-            aside = 0.16 * (np.argsort(np.argsort(values, kind="stable")) % 5 - 2) / 2
-            ax.plot(values, place + aside, marker="o", markersize=2.6, alpha=0.65, color=colour, linestyle="none")
+            offset = 0.16 * (np.argsort(np.argsort(values, kind="stable")) % 5 - 2) / 2
+            ax.plot(values, row + offset, marker="o", markersize=2.6, alpha=0.65, color=colour, linestyle="none")
     ax.axvline(0, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
     method_axis(ax, pd.DataFrame({"method": methods}))
     ax.set_xlabel("Δ test accuracy of each client, points")

@@ -40,16 +40,16 @@ def delta_intervals(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] 
     """
     methods = [str(name) for name in rows["method"]]
     styles = styles or looks(methods)
-    for place, (method, mean, low, high) in enumerate(
+    for row, (method, mean, low, high) in enumerate(
         zip(methods, rows["delta"], rows["delta_low"], rows["delta_high"], strict=True)
     ):
         look, known = styles[method], not np.isnan(low)
         if known:
-            ax.plot([low, high], [place, place], color=look.color, linewidth=2.2, solid_capstyle="round")
+            ax.plot([low, high], [row, row], color=look.color, linewidth=2.2, solid_capstyle="round")
         face = look.color if known else "white"
         ax.plot(
             [mean],
-            [place],
+            [row],
             marker="o",
             markersize=7,
             color=look.color,
@@ -58,7 +58,7 @@ def delta_intervals(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] 
         )
         ax.annotate(
             points(mean) if not np.isnan(mean) else NOTHING,
-            (0.0 if np.isnan(mean) else mean, place),
+            (0.0 if np.isnan(mean) else mean, row),
             xytext=(0, 7),
             textcoords="offset points",
             ha="center",

@@ -40,10 +40,10 @@ def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
     for name, sign, colour in (("gained", 1, GAIN), ("lost", -1, LOSS)):
         share = rows[name].to_numpy(dtype=np.float64)
         ax.barh(y, sign * np.nan_to_num(share), color=colour, height=0.62, label=f"knowledge {name}")
-        for place, value in zip(y, share, strict=True):
+        for row, value in zip(y, share, strict=True):
             ax.annotate(
                 percent(value),
-                (sign * np.nan_to_num(value), place),
+                (sign * np.nan_to_num(value), row),
                 xytext=(4 * sign, 0),
                 textcoords="offset points",
                 ha="left" if sign > 0 else "right",

@@ -47,11 +47,11 @@ def loss_against_keep(levels: pd.DataFrame, ax: Axes) -> Axes:
     methods = list(dict.fromkeys(levels["method"]))
     styles, names = looks(methods), labels(methods)
     for method in methods:
-        mine, look = levels[levels["method"] == method], styles[method]
-        arms = [mine["mean"] - mine["low"], mine["high"] - mine["mean"]]
+        part, look = levels[levels["method"] == method], styles[method]
+        arms = [part["mean"] - part["low"], part["high"] - part["mean"]]
         ax.errorbar(
-            mine["keep"],
-            mine["mean"],
+            part["keep"],
+            part["mean"],
             yerr=np.maximum(np.nan_to_num(arms), 0.0),
             color=look.color,
             linestyle=look.line,

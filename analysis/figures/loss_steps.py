@@ -45,14 +45,14 @@ def loss_against_steps(curves: pd.DataFrame, ax: Axes, *, styles: Mapping[str, L
     names = labels(list(styles))
     shown = curves[curves["steps"] > 0]
     for method, look in styles.items():
-        mine = shown[shown["method"] == method]
-        if mine.empty:
+        part = shown[shown["method"] == method]
+        if part.empty:
             continue
-        reach = np.zeros((2, len(mine)))
-        reach[:, -1] = [mine["mean"].iloc[-1] - mine["low"].iloc[-1], mine["high"].iloc[-1] - mine["mean"].iloc[-1]]
+        reach = np.zeros((2, len(part)))
+        reach[:, -1] = [part["mean"].iloc[-1] - part["low"].iloc[-1], part["high"].iloc[-1] - part["mean"].iloc[-1]]
         ax.errorbar(
-            mine["steps"],
-            mine["mean"],
+            part["steps"],
+            part["mean"],
             yerr=np.maximum(np.nan_to_num(reach), 0.0),
             color=look.color,
             linestyle=look.line,

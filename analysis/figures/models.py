@@ -40,12 +40,12 @@ def gain_by_model(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | 
     methods, models = (list(dict.fromkeys(str(name) for name in rows[key])) for key in ("method", "model"))
     styles = styles or looks(models)
     names = labels(models)
-    for place, model in enumerate(models):
-        mine = rows[rows["model"] == model]
-        at = np.array([methods.index(str(name)) for name in mine["method"]]) + _shift(place, models)
-        low, high = (mine["delta"] - mine["delta_low"], mine["delta_high"] - mine["delta"])
+    for index, model in enumerate(models):
+        part = rows[rows["model"] == model]
+        at = np.array([methods.index(str(name)) for name in part["method"]]) + _shift(index, models)
+        low, high = (part["delta"] - part["delta_low"], part["delta_high"] - part["delta"])
         ax.errorbar(
-            mine["delta"],
+            part["delta"],
             at,
             xerr=np.nan_to_num(np.maximum([low, high], 0.0)),
             color=styles[model].color,
@@ -61,5 +61,5 @@ def gain_by_model(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | 
     return ax
 
 
-def _shift(place: int, models: Sequence[str]) -> float:
-    return 0.5 * (place - (len(models) - 1) / 2) / max(len(models), 2)
+def _shift(index: int, models: Sequence[str]) -> float:
+    return 0.5 * (index - (len(models) - 1) / 2) / max(len(models), 2)

@@ -44,14 +44,14 @@ def accuracy_against_noise(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str,
     styles = styles or looks(methods)
     names = labels(methods)
     width = float(rows["noise"].max() - rows["noise"].min()) or 1.0
-    for place, method in enumerate(methods):
-        mine, look = rows[rows["method"] == method], styles[method]
-        arms = [mine["accuracy"] - mine["accuracy_low"], mine["accuracy_high"] - mine["accuracy"]]
+    for index, method in enumerate(methods):
+        part, look = rows[rows["method"] == method], styles[method]
+        arms = [part["accuracy"] - part["accuracy_low"], part["accuracy_high"] - part["accuracy"]]
         # Side by side, so that bars at the same noise do not hide each other.
-        aside = 0.008 * width * (place - (len(methods) - 1) / 2)
+        offset = 0.008 * width * (index - (len(methods) - 1) / 2)
         ax.errorbar(
-            mine["noise"] + aside,
-            mine["accuracy"],
+            part["noise"] + offset,
+            part["accuracy"],
             yerr=np.nan_to_num(np.maximum(arms, 0.0)),
             color=look.color,
             linestyle=look.line,

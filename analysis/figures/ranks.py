@@ -51,14 +51,14 @@ def rank_diagram(ranks: Ranks, ax: Axes, *, styles: Mapping[str, Look] | None = 
     if not np.isnan(half) and len(rows):
         best = float(rows["rank"].iloc[0])
         ax.axvspan(best - half, best + half, color=QUIET, alpha=0.12, linewidth=0)
-    for place, (method, rank) in enumerate(zip(rows["method"], rows["rank"], strict=True)):
+    for row, (method, rank) in enumerate(zip(rows["method"], rows["rank"], strict=True)):
         look = styles[str(method)]
         if not np.isnan(half):
-            ax.plot([rank - half, rank + half], [place, place], color=look.color, linewidth=2.2)
-        ax.plot([rank], [place], marker="o", markersize=7, color=look.color, linestyle="none")
+            ax.plot([rank - half, rank + half], [row, row], color=look.color, linewidth=2.2)
+        ax.plot([rank], [row], marker="o", markersize=7, color=look.color, linestyle="none")
         ax.annotate(
             f"{rank:.2f}",
-            (rank, place),
+            (rank, row),
             xytext=(0, 7),
             textcoords="offset points",
             ha="center",

@@ -27,8 +27,8 @@ def class_scores(table: pd.DataFrame) -> pd.DataFrame:
     grouped = joined.groupby([*keys, "class"], sort=False)
     rows = grouped.agg(seeds=("seed", "nunique"), before=("before", "mean"), after=("after", "mean"))
     rows = rows.assign(delta=rows["after"] - rows["before"]).reset_index()
-    places = pd.to_numeric(rows["class"], errors="coerce")
-    order = rows["class"] if places.isna().any() else places
+    numbers = pd.to_numeric(rows["class"], errors="coerce")
+    order = rows["class"] if numbers.isna().any() else numbers
     return rows.iloc[order.argsort(kind="stable")].reset_index(drop=True)
 
 

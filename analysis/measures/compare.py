@@ -15,7 +15,7 @@ from analysis.measures.targets import default_target, reaches
 from analysis.results.names import Names
 from analysis.results.table import finished, setting_columns
 from analysis.statistics.censoring import Reach, median_reach
-from analysis.statistics.comparisons import baseline_of, is_bound, judged, loses_less, paired_values
+from analysis.statistics.comparisons import baseline_of, family_verdicts, is_bound, loses_less, paired_values
 from analysis.statistics.intervals import CHANGE, RATE, ROUNDING, interval, paired_gaps
 from analysis.statistics.ranks import rank_methods
 
@@ -40,8 +40,8 @@ def compare(
     `accuracy`, `chosen_accuracy`, `delta`, `ece`, `forgetting`, `difference` (to the baseline, paired over seeds),
     each with `_low` and `_high`, Student's t, and `_least` and `_most`, the range; `chosen_round` (mean over seeds).
     Against the baseline: `pairs`, `p`, `wilcoxon_p` (from eight pairs on), `family`, `adjusted_p`, by Holm over all
-    methods in this block and partition, and `verdict` by it (`comparisons.judged`), "" for the baseline and below
-    five pairs; where it is "better" of a method that ends below its start it says "loses less than" the baseline.
+    methods in this block and partition, and `verdict` by it (`comparisons.family_verdicts`), "" for the baseline and
+    below five pairs; where it is "better" of a method that ends below its start it says "loses less than" the baseline.
     Against the start: `start_p`, `start_family`, `start_adjusted_p`, `start_verdict`, the same for `delta`.
     `rank`, mean over the seeds that all methods but the bounds have; `steps_share`: steps as a share of those of the
     baseline; `gained`, `lost`, `worst_client`, `success_rate` and the `scores.QUALITIES`, means over seeds; the
@@ -80,7 +80,7 @@ def _versus(panel: pd.DataFrame, baseline: str, level: float, names: Names) -> p
     bounds = [method for method in methods if is_bound(method)]
     base = baseline_of(panel, baseline)
     gaps = {each: paired_gaps(values[each], values[base]) for each in methods if each != base} if base else {}
-    result = judged(gaps, level, bounds=bounds).reindex(methods)
+    result = family_verdicts(gaps, level, bounds=bounds).reindex(methods)
     result["verdict"] = result["verdict"].astype("object").fillna("")
     less = (result["verdict"] == "better") & (deltas.mean() < -ROUNDING)
     result.loc[less, "verdict"] = loses_less(names.of("method", baseline))
@@ -91,7 +91,7 @@ def _versus(panel: pd.DataFrame, baseline: str, level: float, names: Names) -> p
         result[name] = result[name].fillna(0).astype("int64")
     result[["low", "high"]] = result[["low", "high"]].clip(*CHANGE)
     result = result.rename(columns={end: f"difference_{end}" for end in ("low", "high", "least", "most")})
-    since = judged({method: deltas[method].dropna().to_numpy() for method in methods}, level, bounds=bounds)
+    since = family_verdicts({method: deltas[method].dropna().to_numpy() for method in methods}, level, bounds=bounds)
     for name in ("p", "family", "adjusted_p", "verdict"):
         result[f"start_{name}"] = since[name]
     competing = values.drop(columns=bounds)
@@ -132,7 +132,7 @@ _INTERVALS = {"accuracy": RATE, "chosen_accuracy": RATE, "delta": CHANGE, "ece":
 def _ordered(rows: pd.DataFrame, keys: list[str], order: Mapping[str, list[str]]) -> pd.DataFrame:
     def rank(column: "pd.Series[Any]") -> "pd.Series[Any]":
         known = order.get(str(column.name), [])
-        places = {value: place for place, value in enumerate([*known, *sorted(set(column) - set(known))])}
-        return column.map(places)
+        positions = {value: position for position, value in enumerate([*known, *sorted(set(column) - set(known))])}
+        return column.map(positions)
 
     return rows.sort_values(keys, key=rank, kind="stable").reset_index(drop=True)

@@ -14,7 +14,7 @@ from analysis.results.values import (
     client_values,
     has_global_model,
     last_rounds,
-    own_values,
+    local_values,
     round_means,
     settings_of,
     start_rounds,
@@ -111,7 +111,7 @@ def client_changes(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     on `split` at the first round that measured it and at the federation's last round, and `delta` = after − before;
     index (federation, client). The first round is 0, or the one in which the clients took up a consolidated start.
     Clients that were measured but once, or not at the end, are left out."""
-    values = own_values(table, "accuracy", split).reset_index("round").dropna()
+    values = local_values(table, "accuracy", split).reset_index("round").dropna()
     last = last_rounds(table).reindex(values.index.get_level_values("federation")).to_numpy()
     first = values.groupby(level=["federation", "client"])["round"].transform("min")
     before = values.loc[(values["round"] == first) & (values["round"] < last), "value"]
@@ -121,7 +121,7 @@ def client_changes(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
 
 
 def _clients(table: pd.DataFrame, last: "pd.Series[Any]") -> pd.DataFrame:
-    values = own_values(table, "accuracy", "test").reset_index("round")
+    values = local_values(table, "accuracy", "test").reset_index("round")
     if values.empty:
         # Nothing but the server was measured: its one value is at once the worst and the best there is.
         values = client_values(table, "accuracy", "test").reset_index("round")
@@ -161,8 +161,8 @@ def _costs(table: pd.DataFrame, federations: "pd.Index[Any]") -> pd.DataFrame:
 def _at(values: "pd.Series[float]", rounds: "pd.Series[Any]") -> "pd.Series[float]":
     """The value of each federation at the round given for it; NaN where either is missing."""
     known = rounds.dropna().astype("int64")
-    places = pd.MultiIndex.from_arrays([known.index, known.to_numpy()], names=["federation", "round"])
-    return values.reindex(places).droplevel("round").reindex(rounds.index)
+    keys = pd.MultiIndex.from_arrays([known.index, known.to_numpy()], names=["federation", "round"])
+    return values.reindex(keys).droplevel("round").reindex(rounds.index)
 
 
 def _started_from(table: pd.DataFrame, begun: "pd.Series[Any]") -> "pd.Series[str]":

@@ -25,5 +25,5 @@ def pretrained_starts(table: pd.DataFrame) -> Starts:
     """
     rows = table[(table["metric"] == "pretrain_seconds") & (table["client"] >= 0) & (table["value"] > 0)]
     by_federation = rows.sort_values("client").groupby("federation")[["client", "value"]]
-    starts = [tuple(own.itertuples(index=False, name=None)) for _, own in by_federation]
+    starts = [tuple(client_seconds.itertuples(index=False, name=None)) for _, client_seconds in by_federation]
     return Starts(len(set(starts)), sum(seconds for start in set(starts) for _, seconds in start), len(starts))

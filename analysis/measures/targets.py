@@ -98,23 +98,23 @@ def share_targets(table: pd.DataFrame, share: float, of: str = REFERENCE, split:
     means = final.groupby([*inside, "method"])["final"].mean()
     best = means.groupby(level=inside).max().rename("final").reset_index()
     missing = final[values.isna()]
-    places = sorted({f"{row['dataset']}, {row['partition']}" for row in missing.to_dict("records")})
+    where = sorted({f"{row['dataset']}, {row['partition']}" for row in missing.to_dict("records")})
     notes = []
     if split == "val" and reading_split(table) != "val":
         notes.append("Validation is local: the clients' own models on their own distributions, fitted from the start.")
     note = (
-        f"No {of} with {split} accuracy in {'; '.join(places)}: targets there are shares of the best method's mean "
+        f"No {of} with {split} accuracy in {'; '.join(where)}: targets there are shares of the best method's mean "
         "final accuracy."
     )
-    notes += [note] if places else []
+    notes += [note] if where else []
     return Targets(values.fillna(_matched(final, best, inside)) * share, split, tuple(notes))
 
 
 def _matched(final: pd.DataFrame, reference: pd.DataFrame, keys: Sequence[str]) -> "pd.Series[float]":
     """The mean final accuracy of the reference that agrees in `keys` with each federation."""
     known = reference.groupby(list(keys))["final"].mean()
-    places = pd.MultiIndex.from_frame(final[list(keys)])
-    return pd.Series(known.reindex(places).to_numpy(), index=final.index, dtype="float64")
+    where = pd.MultiIndex.from_frame(final[list(keys)])
+    return pd.Series(known.reindex(where).to_numpy(), index=final.index, dtype="float64")
 
 
 def reaches(table: pd.DataFrame, targets: "pd.Series[float]", split: str = "test") -> pd.DataFrame:

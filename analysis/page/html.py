@@ -20,6 +20,7 @@ from analysis.page.short import Sentence, explanation, in_short
 from analysis.page.wording import PARTS, TextTable, text_tables
 from analysis.results.names import Names
 from analysis.results.table import finished
+from analysis.statistics.comparisons import loses_less
 
 _FACTS = ("models", "clients", "rounds", "transfer", "val", "init", "start")
 _SIGNS = {"better": "▲", "worse": "▼", "undecided": "○"}
@@ -136,7 +137,7 @@ def _table(table: TextTable, text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    if text.startswith("loses less"):
+    if text.startswith(loses_less("")):
         return f'<td><span class="undecided">△ {escape(text)}</span></td>'
     if text in _SIGNS:
         return f'<td><span class="{text}">{_SIGNS[text]} {text}</span></td>'

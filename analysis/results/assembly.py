@@ -40,7 +40,7 @@ def assemble(journals: Sequence[Journal], study: Mapping[str, Any], directory: P
     if (alike := settings.duplicated(keys)).any():
         same = ", ".join(settings.loc[settings[keys].eq(settings.loc[alike, keys].iloc[0]).all(axis=1), "federation"])
         raise ResultsError(f"{directory}: federations {same} have the same settings; keep the journal of one of them")
-    frames = [journals[place].rows for place in settings.index]
+    frames = [journals[index].rows for index in settings.index]
     which = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
     filled = [frame for frame in frames if len(frame)]
     rows = pd.concat(filled, ignore_index=True) if filled else _no_rows()
@@ -52,14 +52,14 @@ def assemble(journals: Sequence[Journal], study: Mapping[str, Any], directory: P
         rows["round"].to_numpy(),
         which,
     ]
-    places = np.lexsort(order)
-    _refuse_repeats([column[places] for column in order], settings, which[places])
-    rows = rows.take(places).reset_index(drop=True)
-    described = settings.take(which[places]).reset_index(drop=True)
+    sorting = np.lexsort(order)
+    _refuse_repeats([column[sorting] for column in order], settings, which[sorting])
+    rows = rows.take(sorting).reset_index(drop=True)
+    described = settings.take(which[sorting]).reset_index(drop=True)
     parts = [described[["federation", *IDENTITY]], rows, described[others]]
     if any(len(set(journal.models)) > 1 for journal in journals):
-        own = _models([journals[place] for place in settings.index], which[places], rows["client"].to_numpy())
-        parts.insert(2, own.to_frame())
+        models = _models([journals[index] for index in settings.index], which[sorting], rows["client"].to_numpy())
+        parts.insert(2, models.to_frame())
     table: pd.DataFrame = pd.concat(parts, axis=1)
     return table
 
@@ -71,8 +71,8 @@ def _models(
     widths = [len(journal.models) for journal in journals]
     names = np.array([name for journal in journals for name in journal.models] + [""], dtype=object)
     known = (clients >= 0) & (clients < np.array([*widths, 0])[which])
-    place = np.where(known, np.cumsum([0, *widths])[which] + clients, len(names) - 1)
-    return pd.Series(names[place], name=MODEL, dtype="str")
+    index = np.where(known, np.cumsum([0, *widths])[which] + clients, len(names) - 1)
+    return pd.Series(names[index], name=MODEL, dtype="str")
 
 
 def _no_rows() -> pd.DataFrame:

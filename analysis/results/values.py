@@ -43,7 +43,7 @@ def client_values(table: pd.DataFrame, metric: str, split: str) -> "pd.Series[fl
 
     Where the server has rows of (accuracy, split) at a federation's last round, that global model is what the
     federation is about: from the first such round on only the server's rows count, for every metric of the split,
-    and the clients' own rows are personalised models, which `own_values` gives. Elsewhere rows of the server
+    and the clients' own rows are personalised models, which `local_values` gives. Elsewhere rows of the server
     (client −1) count only in rounds in which no client has any: a common validation set that only the server scores
     on, the model on its way through a consolidated start. Clients that only teach have rows at the start and never
     again: they are left out, so that every round is a mean over the same.
@@ -51,7 +51,7 @@ def client_values(table: pd.DataFrame, metric: str, split: str) -> "pd.Series[fl
     return _indexed(_counted(table, [metric], split)).droplevel("metric")
 
 
-def own_values(table: pd.DataFrame, metric: str, split: str) -> "pd.Series[float]":
+def local_values(table: pd.DataFrame, metric: str, split: str) -> "pd.Series[float]":
     """One metric of the models that clients hold, indexed by (federation, round, client): never the server's,
     whether or not there is a global model. Clients that only teach are left out."""
     rows = table[(table["metric"] == metric) & (table["split"] == split) & (table["client"] >= 0)]
@@ -75,11 +75,11 @@ def round_means(table: pd.DataFrame, metric: str = "accuracy", split: str = "tes
 def _counted(table: pd.DataFrame, metrics: Sequence[str], split: str) -> pd.DataFrame:
     rows = table[table["metric"].isin(metrics) & (table["split"] == split)]
     rows = rows[_learns(rows)]
-    own = rows["client"] >= 0
-    judged = own.groupby([rows["federation"], rows["round"]]).transform("any")
+    by_client = rows["client"] >= 0
+    evaluated = by_client.groupby([rows["federation"], rows["round"]]).transform("any")
     # Federations without a global model have no first round of it, and compare as False.
     ruled = rows["round"] >= rows["federation"].map(_global_from(table, split)).astype("float64")
-    return rows[np.where(ruled, ~own, own | ~judged)]
+    return rows[np.where(ruled, ~by_client, by_client | ~evaluated)]
 
 
 def _learns(rows: pd.DataFrame) -> "pd.Series[bool]":
@@ -122,9 +122,9 @@ def frozen_teachers(table: pd.DataFrame) -> list[str]:
     number = total.index.get_level_values("round").to_numpy() - first
     # What a consolidated start sent, up to its last round, says nothing about the method.
     owed = total[(number == 0) & (first > 0)].droplevel("round").reindex(names, fill_value=0.0).to_numpy()
-    own = total - owed
+    sent = total - owed
     begun = (number >= 0) & (number <= 1)
-    early = own[begun].groupby(method[begun]).max()
-    final = own.groupby(method).max()
+    early = sent[begun].groupby(method[begun]).max()
+    final = sent.groupby(method).max()
     later = set(method[number >= 2])
     return [str(name) for name in final.index if name in later and 0 < final[name] == early.get(name, np.nan)]

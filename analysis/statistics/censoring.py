@@ -13,8 +13,8 @@ from analysis.statistics.intervals import ROUNDING, Difference, paired_differenc
 
 
 class Reach(NamedTuple):
-    """Where a curve first reached its target; a curve that never did is censored at `value`, the last place
-    it was seen. Prints as `4` or `>10`."""
+    """Where a curve first reached its target; a curve that never did is censored at `value`, the last position
+    at which it was seen. Prints as `4` or `>10`."""
 
     value: float
     reached: bool
@@ -24,7 +24,7 @@ class Reach(NamedTuple):
 
 
 class Horizon(NamedTuple):
-    """A restricted mean and the place up to which it is taken."""
+    """A restricted mean and the position up to which it is taken."""
 
     mean: float
     horizon: float
@@ -37,67 +37,69 @@ def first_reach(x: npt.ArrayLike, y: npt.ArrayLike, target: float) -> Reach:
     reaches nothing. Censored at the last x where the target is never reached.
     Raises ValueError when there are no points or when the target is NaN.
     """
-    places, scores = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if places.size == 0 or places.shape != scores.shape:
-        raise ValueError(f"first_reach needs as many x as y and at least one, found {places.shape}, {scores.shape}")
+    positions, scores = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if positions.size == 0 or positions.shape != scores.shape:
+        raise ValueError(f"first_reach needs as many x as y and at least one, found {positions.shape}, {scores.shape}")
     if np.isnan(target):
         raise ValueError("first_reach needs a target, found NaN: nothing could reach it and all would look censored")
     there = np.flatnonzero(scores >= target - ROUNDING)
-    return Reach(float(places[there[0]]), True) if there.size else Reach(float(places[-1]), False)
+    return Reach(float(positions[there[0]]), True) if there.size else Reach(float(positions[-1]), False)
 
 
 def arrival_curve(reaches: Sequence[Reach]) -> pd.DataFrame:
     """Kaplan and Meier's estimate (1958; scipy) of the share of runs that have arrived, 1 − survival.
 
-    Columns, sorted by `place`, one row for each place where something was seen to happen: `arrived`, the share in
-    [0, 1] from this place on; `censored`, how many runs were lost from sight here. A run that is censored where
+    Columns, sorted by `position`, one row for each position where something was seen to happen: `arrived`, the share in
+    [0, 1] from this position on; `censored`, how many runs were lost from sight here. A run that is censored where
     another arrives counts as still on its way there. Raises ValueError when there is nothing to estimate from.
     """
     values, censored = _split(reaches)
     if censored.all():
-        places, arrived = np.unique(values), np.zeros(len(np.unique(values)))
+        positions, arrived = np.unique(values), np.zeros(len(np.unique(values)))
     else:
         survival = stats.ecdf(stats.CensoredData.right_censored(values, censored)).sf
-        places, arrived = survival.quantiles, 1 - survival.probabilities
-    lost = [int((censored & (values == place)).sum()) for place in places]
-    return pd.DataFrame({"place": places, "arrived": arrived, "censored": lost})
+        positions, arrived = survival.quantiles, 1 - survival.probabilities
+    lost = [int((censored & (values == position)).sum()) for position in positions]
+    return pd.DataFrame({"position": positions, "arrived": arrived, "censored": lost})
 
 
 def median_reach(reaches: Sequence[Reach]) -> Reach:
-    """Kaplan-Meier median: the first place by which half the seeds have arrived.
+    """Kaplan-Meier median: the first position by which half the seeds have arrived.
 
     Censored curves count as not yet arrived instead of being dropped, which would flatter a method that
-    fails on the hard seeds. Where fewer than half arrive the median is censored too, at the largest place
-    seen. Raises ValueError when there is nothing to take a median of.
+    fails on the hard seeds. Where fewer than half arrive the median is censored too, at the largest
+    position seen. Raises ValueError when there is nothing to take a median of.
     """
     curve = arrival_curve(reaches)
-    half = curve[curve["arrived"] >= 0.5 - ROUNDING]["place"]
-    return Reach(float(half.iloc[0]), True) if len(half) else Reach(float(curve["place"].max()), False)
+    half = curve[curve["arrived"] >= 0.5 - ROUNDING]["position"]
+    return Reach(float(half.iloc[0]), True) if len(half) else Reach(float(curve["position"].max()), False)
 
 
 def restricted_mean(reaches: Sequence[Reach], horizon: float | None = None) -> Horizon:
-    """Mean of min(place, horizon): the area over the arrival curve from 0 to the horizon.
+    """Mean of min(position, horizon): the area over the arrival curve from 0 to the horizon.
 
     Unlike a mean of those that arrived it is not flattered by those that did not. horizon: by default the largest
-    place seen. Raises ValueError without runs, for a negative horizon, and for one beyond the last place seen
+    place seen. Raises ValueError without runs, for a negative horizon, and for one beyond the last position seen
     while some run is still on its way: nothing is known there.
     """
     curve = arrival_curve(reaches)
-    places, waiting = curve["place"].to_numpy(), 1 - curve["arrived"].to_numpy()
-    end = float(places[-1]) if horizon is None else float(horizon)
-    if end < 0 or (end > places[-1] and waiting[-1] > ROUNDING):
-        raise ValueError(f"the horizon should be between 0 and {places[-1]:g}, the last place seen, found {end:g}")
-    edges = np.concatenate([[0.0], np.minimum(places, end), [end]])
-    return Horizon(float(np.diff(edges) @ np.concatenate([[1.0], waiting])), end)
+    positions, remaining = curve["position"].to_numpy(), 1 - curve["arrived"].to_numpy()
+    end = float(positions[-1]) if horizon is None else float(horizon)
+    if end < 0 or (end > positions[-1] and remaining[-1] > ROUNDING):
+        raise ValueError(
+            f"the horizon should be between 0 and {positions[-1]:g}, the last position seen, found {end:g}"
+        )
+    edges = np.concatenate([[0.0], np.minimum(positions, end), [end]])
+    return Horizon(float(np.diff(edges) @ np.concatenate([[1.0], remaining])), end)
 
 
 def restricted_difference(
     ours: "pd.Series[Any]", theirs: "pd.Series[Any]", horizon: float | None = None, level: float = 0.95
 ) -> tuple[Difference, float]:
-    """Paired difference of min(place, horizon) over the index values that both have, and the horizon.
+    """Paired difference of min(position, horizon) over the index values that both have, and the horizon.
 
     ours, theirs: a `Reach` for each seed, or (partition, seed); fewer rounds are "better". horizon: by default the
-    smallest place at which a run was lost from sight, or the largest place seen where none was: up to it every
+    smallest position at which a run was lost from sight, or the largest position seen where none was: up to it every
     value is known, so no run is dropped and none is guessed.
     Raises ValueError without runs and for a horizon beyond a censored run.
     """
@@ -127,7 +129,7 @@ def log_rank(ours: Sequence[Reach], theirs: Sequence[Reach]) -> float:
     from statsmodels.duration.survfunc import survdiff
 
     group = np.repeat([0, 1], [len(ours), len(theirs)])
-    # A target that was met at the start is met at place 0, and the test wants times above 0; only order matters.
+    # A target that was met at the start is met at position 0, and the test wants times above 0; only order matters.
     p = float(survdiff(values + 1.0, (~censored).astype(int), group)[1])
     return 1.0 if np.isnan(p) else p
 

@@ -28,9 +28,9 @@ class Claim:
     """Why nothing could be decided, where it was not the interval."""
 
 
-def judge(
+def decide(
     text: str,
-    found: Interval | Difference | Ratio,
+    estimate: Interval | Difference | Ratio,
     *,
     side: Side = "above",
     bound: float = 0.0,
@@ -44,8 +44,8 @@ def judge(
     """
     if side not in ("above", "below"):
         raise ValueError(f"side is 'above' or 'below', found {side!r}")
-    value, low, high, n = found[:4]
-    reason = found.reason if isinstance(found, Ratio) else ""
+    value, low, high, n = estimate[:4]
+    reason = estimate.reason if isinstance(estimate, Ratio) else ""
     if n < fewest:
         reason = f"{n} pairs, a claim takes at least {fewest}"
     elif not reason and np.isnan(low):

@@ -58,7 +58,7 @@ def compare_with_baseline(
     higher_is_better: bool = True,
     bounds: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Every other column against `baseline`, one row each: see `judged`.
+    """Every other column against `baseline`, one row each: see `family_verdicts`.
 
     values: as `paired_values` gives them, of one block and one partition where that is the family to state.
     Pairs of several partitions share their seed, so they are less independent than their number says.
@@ -68,10 +68,10 @@ def compare_with_baseline(
         raise ValueError(f"the baseline {baseline} has no values; there are {', '.join(map(str, values.columns))}")
     others = values.columns.drop(baseline)
     gaps = {str(method): paired_gaps(values[method], values[baseline]) for method in others}
-    return judged(gaps, level, higher_is_better, bounds)
+    return family_verdicts(gaps, level, higher_is_better, bounds)
 
 
-def judged(
+def family_verdicts(
     gaps: Mapping[str, Floats], level: float = 0.95, higher_is_better: bool = True, bounds: Collection[str] = ()
 ) -> pd.DataFrame:
     """Differences of several methods, one value a pair, as one family with one verdict each.

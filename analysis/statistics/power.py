@@ -33,5 +33,5 @@ def seeds_to_decide(gaps: Floats, level: float = 0.95, family: int = 1, power: f
     test, effect, alpha = TTestPower(), mean / spread, (1 - level) / max(family, 1)
     # solve_power stops at its first guess where the effect is large; more seeds never have less power.
     seeds = range(DECIDED_FROM, MOST_SEEDS + 1)
-    place = bisect_left(seeds, power, key=lambda number: float(test.power(effect, number, alpha)))
-    return float(seeds[place]) if place < len(seeds) else math.inf
+    index = bisect_left(seeds, power, key=lambda number: float(test.power(effect, number, alpha)))
+    return float(seeds[index]) if index < len(seeds) else math.inf
