@@ -11,7 +11,7 @@ from typing import Any
 
 from fedkd.base.errors import UserError
 
-NAMEABLE = ("method", "partition", "transfer", "start", "models", "dataset")
+NAMEABLE = ("method", "partition", "transfer", "start", "channel", "models", "dataset")
 """Keys of a recipe whose values can be named."""
 
 
