@@ -31,7 +31,9 @@ def contents(federation: Federation) -> dict[str, str]:
     data = [federation.dataset, *([public.source] if public and public.source else [])]
     hashes = {source: load(source).fingerprint for source in data}
     hashes |= partition_files(federation.partition)
-    for text in dict.fromkeys((federation.method, federation.start, federation.channel, *federation.client_models)):
+    tables = (federation.pretrain.schedule, federation.train.schedule)
+    specs = (federation.method, federation.start, federation.channel, *tables, *federation.client_models)
+    for text in dict.fromkeys(specs):
         hashes |= own_code(text)
     for file in _files(federation):
         hashes[str(file)] = content_hash(located(file))

@@ -21,6 +21,7 @@ from fedkd.models import ARCHITECTURES
 from fedkd.models.own import USAGE as OWN_USAGE
 from fedkd.models.own import Dressing
 from fedkd.settings.federation import Federation
+from fedkd.training.rates import SCHEDULES
 from simulations.arms import NAMEABLE
 from simulations.recipe import TABLES
 from simulations.shipped import shipped
@@ -31,6 +32,7 @@ CATALOGUES: dict[str, Catalogue[Any]] = {
     "revisions": REVISIONS,
     "selections": SELECTIONS,
     "channels": CHANNELS,
+    "schedules": SCHEDULES,
     "partitions": PARTITIONS,
     "models": ARCHITECTURES,
     "datasets": SOURCES,
@@ -41,6 +43,8 @@ _HEADS = {
     "revisions": "Parameter `revise` of methods that distil; one file each in `fedkd/distillation/revisions/`.",
     "selections": "Parameter `select` of methods that distil; one file each in `fedkd/distillation/selections/`.",
     "channels": "Recipe key `channel`: what changes reports before they travel; one file each in `fedkd/channels/`.",
+    "schedules": "Keys `schedule` of the tables `[train]` and `[pretrain]`: how the learning rate falls; one file each "
+    "in `fedkd/training/schedules/`.",
     "partitions": "Recipe key `partition`; one file each in `partitions/`. Terms of a sum are joined by `+`: at most "
     "one deals the samples, the others thin them out or change what the clients see.",
     "models": "Recipe key `models`; one file each in `fedkd/models/`. `a|b` gives them out in turn, `a*3|b` by weight, "

@@ -22,6 +22,7 @@ from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.training.augment import augmentation
+from fedkd.training.rates import SCHEDULES
 from simulations.arms import NAMEABLE, names_by_spec, specs_of
 from simulations.engine import RaySettings
 from simulations.splits import partition_strategy
@@ -157,6 +158,7 @@ def check(federation: Federation) -> None:
         )
     for table in (federation.pretrain, federation.train):
         augmentation(table.augment)
+        SCHEDULES.build(table.schedule)
     CHANNELS.build(federation.channel)
     schedule_of(federation).check(known)
 

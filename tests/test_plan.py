@@ -73,11 +73,11 @@ def test_the_numbers_of_a_round_are_those_of_the_client() -> None:
     client = node(round=3)
     client.rounds = 5
     steps = client.training.steps_a_round(len(client.private))
-    assert Fit(kl_loss).numbers(client) == (steps, 2 * steps, 5 * steps)
-    assert Fit(kl_loss, steps=2, first=7).numbers(client) == (2, 7, 5 * steps)
-    assert Fit(kl_loss, steps=2, horizon=9).numbers(client) == (2, 4, 9)
+    assert Fit(kl_loss).numbers(client) == (steps, 2 * steps, 5 * steps, steps)
+    assert Fit(kl_loss, steps=2, first=7).numbers(client) == (2, 7, 5 * steps, steps)
+    assert Fit(kl_loss, steps=2, horizon=9, period=3).numbers(client) == (2, 4, 9, 3)
     client.rounds = 0
-    assert Fit(kl_loss, steps=2, first=7).numbers(client) == (2, 7, 9), "a training of its own ends with itself"
+    assert Fit(kl_loss, steps=2, first=7).numbers(client) == (2, 7, 9, steps), "a training of its own ends with itself"
 
 
 def kl_loss(batch: Batch) -> Tensor:

@@ -75,7 +75,7 @@ def trained(
         )
         node = Node(SERVER, 1, seed, chosen, classes, data=public, device=public.x.device, models={"student": model})
         steps = chosen.steps_a_round(len(public))
-        job = Fit(_next_token, steps=steps, horizon=epochs * steps)
+        job = Fit(_next_token, steps=steps, horizon=epochs * steps, period=steps)
         for epoch in range(epochs):
             if progress:
                 progress(f"training {spec}", epoch, epochs)
@@ -90,7 +90,7 @@ def trained(
     known = {name: value for name, value in sorted(identity(settings).items()) if name not in ("epochs", "steps")}
     parts = [
         spec,
-        *map(str, sorted(own_code(spec).items())),
+        *map(str, sorted((own_code(spec) | own_code(settings.schedule)).items())),
         str(known),
         str(epochs),
         str(seed),

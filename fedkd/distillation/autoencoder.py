@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedkd.base.added import identity
 from fedkd.base.errors import DivergedError
 from fedkd.base.store import cached_tensors, content_key
 from fedkd.data import cache_root
@@ -124,7 +125,7 @@ def train_once(x: Tensor, epochs: int, rng: torch.Generator) -> Trained:
 
     Steps and samples are those of the training, whenever that was. `rng` must be fresh.
     """
-    settings = repr((SCHEMA, torch.__version__, epochs, rng.initial_seed(), OPTIMISATION))
+    settings = repr((SCHEMA, torch.__version__, epochs, rng.initial_seed(), identity(OPTIMISATION)))
     key = content_key(settings, repr((x.dtype, tuple(x.shape))), x.cpu().contiguous().numpy().data)
 
     def make() -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from fedkd.knowledge.knowledge import decode_predictions
 from fedkd.models.architecture import Model, Shape
 from fedkd.node.moment import AT_START, Moment, in_round
 from fedkd.settings.training import Training
-from fedkd.tensors.compute import CPU, Compute
+from fedkd.tensors.compute import CPU as CPU
+from fedkd.tensors.compute import Compute
 from fedkd.tensors.samples import Data, rows_a_sample
 
 SERVER = -1

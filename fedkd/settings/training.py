@@ -21,7 +21,15 @@ class Optimisation:
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """optimiser; its state starts afresh each round"""
     lr: Annotated[float, Gt(0)] = 0.05
-    """learning rate, constant"""
+    """learning rate, which `warmup` and `schedule` change from step to step"""
+    schedule: Annotated[str, ADDED] = "constant"
+    """how the learning rate falls over all rounds, such as "cosine" or "step(every=10, factor=0.1)"; in pre-training,
+    over all epochs, which are 300 where it ends by itself"""
+    warmup: Annotated[float, Ge(0), ADDED] = 0.0
+    """rounds, or parts of one, in which the learning rate rises evenly up to `lr` before the schedule begins; in
+    pre-training, epochs"""
+    clip: Annotated[float, Ge(0), ADDED] = 0.0
+    """norm to which a longer gradient of a step is scaled down; 0: none is"""
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.0
     """momentum of sgd"""
     weight_decay: Annotated[float, Ge(0)] = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -103,15 +103,27 @@ class Fit:
     stopped"""
     horizon: int | None = None
     """steps of the whole training, of which these are a part; None: those of all rounds of the federation"""
+    period: int | None = None
+    """steps of a round, or of what else the learning rate's schedule counts in; None: those of a round"""
     optimisation: Optimisation | None = None
     """how steps are taken; None: as the table `[train]` says"""
     purpose: str = "batches"
     """name of the random streams that batches are drawn from"""
 
-    def numbers(self, node: Node) -> tuple[int, int, int]:
-        """(steps, first, horizon) at a client in its round. They depend on nothing that a run that resumes forgets."""
-        whole = node.training.steps_a_round(len(node.private)) if None in (self.steps, self.horizon) else 0
-        steps = whole if self.steps is None else self.steps
+    def numbers(self, node: Node) -> Numbers:
+        """The numbers at a client in its round. They depend on nothing that a run that resumes forgets."""
+        needs_a_round = None in (self.steps, self.horizon, self.period)
+        a_round = node.training.steps_a_round(len(node.private)) if needs_a_round else 0
+        steps = a_round if self.steps is None else self.steps
         first = (node.round - 1) * steps if self.first is None else self.first
-        horizon = node.rounds * whole if self.horizon is None else self.horizon
-        return steps, first, horizon or first + steps
+        horizon = node.rounds * a_round if self.horizon is None else self.horizon
+        return Numbers(steps, first, horizon or first + steps, a_round if self.period is None else self.period)
+
+
+class Numbers(NamedTuple):
+    """What a `Fit` counts in steps."""
+
+    steps: int
+    first: int
+    horizon: int
+    period: int

@@ -14,6 +14,7 @@ from fedkd.tensors.draws import seeded, sources_of
 from fedkd.training.batch import Fit
 from fedkd.training.batches import Batches
 from fedkd.training.descent import Descent
+from fedkd.training.rates import Rates
 
 
 def fit(node: Node, job: Fit) -> Tensor:
@@ -26,20 +27,21 @@ def fit(node: Node, job: Fit) -> Tensor:
         DivergedError: the loss of a step was not finite; looked at once, after the last step.
     """
     settings = job.optimisation or node.training
-    steps, first, _ = job.numbers(node)
+    numbers = job.numbers(node)
+    rates = Rates(settings, numbers.horizon, numbers.period)
     node.remember_transfer_logits(None)
     sources = sources_of(node.student.train())
     descent = Descent(node.student, settings, node.compute)
     batches = Batches(node, job)
     total = torch.zeros((), device=node.device)
-    for number, samples in batches.steps(steps, first):
+    for number, samples in batches.steps(numbers.steps, numbers.first):
         named = (node.seed, f"{job.purpose}/forward", node.id, number)
         with seeded(sources, seed_of(*named), node.device) if sources else nullcontext():
             loss = job.loss(batches.seen(descent.outputs(samples.x), samples))
-            descent.step(loss)
+            descent.step(loss, rates.at(number))
         total += loss.detach()
         node.samples += len(samples)
-    node.steps += steps
+    node.steps += numbers.steps
     if not bool(total.isfinite()):
         raise DivergedError(f"its training loss is not finite at lr = {settings.lr:g}")
-    return total / max(steps, 1)
+    return total / max(numbers.steps, 1)

@@ -14,7 +14,9 @@ from fedkd.settings.training import Optimisation
 class Optimiser(Protocol):
     """Turns gradients into a step."""
 
-    def step(self, gradients: tuple[Tensor, ...]) -> None: ...
+    def step(self, gradients: Sequence[Tensor], lr: float | None = None) -> None:
+        """Take one step; `lr` stands in for the rate of the settings."""
+        ...
 
 
 def make_optimiser(parameters: Sequence[Tensor], settings: Optimisation) -> Optimiser:
@@ -35,7 +37,7 @@ class SGD:
         self._velocity: list[Tensor] = []
 
     @torch.no_grad()
-    def step(self, gradients: tuple[Tensor, ...]) -> None:
+    def step(self, gradients: Sequence[Tensor], lr: float | None = None) -> None:
         settings, step = self._settings, list(gradients)
         if settings.weight_decay:
             step = list(torch._foreach_add(step, self._parameters, alpha=settings.weight_decay))
@@ -46,7 +48,7 @@ class SGD:
             else:
                 self._velocity = [gradient.clone() for gradient in step]
             step = self._velocity
-        torch._foreach_add_(self._parameters, step, alpha=-settings.lr)
+        torch._foreach_add_(self._parameters, step, alpha=-(settings.lr if lr is None else lr))
 
 
 class _TorchOptimiser:
@@ -57,7 +59,10 @@ class _TorchOptimiser:
             parameters, lr=settings.lr, weight_decay=settings.weight_decay, foreach=True
         )
 
-    def step(self, gradients: tuple[Tensor, ...]) -> None:
+    def step(self, gradients: Sequence[Tensor], lr: float | None = None) -> None:
+        if lr is not None:
+            for group in self._optimiser.param_groups:
+                group["lr"] = lr
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         self._optimiser.step()

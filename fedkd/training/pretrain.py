@@ -95,6 +95,7 @@ def _train(scratch: Node, val: Data | None, settings: Pretraining) -> int:
         labels="private",
         steps=steps,
         horizon=epochs * steps,
+        period=steps,
         optimisation=settings,
         purpose="pretrain",
     )
@@ -147,7 +148,8 @@ def _path(client: Node, model: Model, name: str, settings: Pretraining) -> Path:
     data = client.private
     assert data.y is not None
     parts = [SCHEMA, torch.__version__, name, sorted(identity(settings).items()), client.id, client.seed]
-    parts += sorted(own_code(name).items())  # equal weights train otherwise in another network
+    # Equal weights train otherwise in another network.
+    parts += sorted((own_code(name) | own_code(settings.schedule)).items())
     tensors = [data.x, data.y]
     if _watches_validation(settings) and client.val:
         assert client.val.y is not None
