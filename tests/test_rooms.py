@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from docs import rooms
 from tests.conftest import ROOT
 
 ROOMS = ("fedkd", "partitions", "analysis", "simulations")
@@ -28,9 +29,24 @@ ENGINE = "simulations/engine.py"
 DEPRECATED_OR_PRIVATE = ("flwr.simulation", "flwr.supercore", "flwr.server", "flwr.client", "flwr.proto")
 
 
-def files(*rooms: str) -> list[str]:
+FLOORS = (
+    {"base"},
+    {"channels", "data", "tensors"},
+    {"models"},
+    {"knowledge", "settings"},
+    {"node"},
+    {"training"},
+    {"difference_sampling", "distillation"},
+    {"method.py"},
+    {"protocol", "tuning"},
+    {"flower", "methods"},
+)
+"""The rooms of `fedkd/`, from the ground: each imports from those below it only."""
+
+
+def files(*names: str) -> list[str]:
     """Every Python file of some rooms, relative to the repository."""
-    found = [path.relative_to(ROOT).as_posix() for room in rooms for path in (ROOT / room).rglob("*.py")]
+    found = [path.relative_to(ROOT).as_posix() for room in names for path in (ROOT / room).rglob("*.py")]
     assert found
     return sorted(found)
 
@@ -125,3 +141,40 @@ def test_every_file_of_a_room_is_reached_from_its_root() -> None:
     for room in ROOMS:
         for folder in {Path(file).parent for file in files(room)}:
             assert (ROOT / folder / "__init__.py").is_file(), folder
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    assert rooms.circles(rooms.links()) == []
+
+
+def test_no_room_imports_itself_through_others() -> None:
+    assert rooms.circles(rooms.arrows()) == []
+
+
+def test_arrows_inside_the_library_run_down() -> None:
+    floor = {f"fedkd/{room}": number for number, here in enumerate(FLOORS) for room in here}
+    graph = {room: below for room, below in rooms.arrows().items() if room.startswith("fedkd/")}
+    assert graph.keys() == floor.keys(), "every room has a floor"
+    upwards = [(room, other) for room, below in graph.items() for other in below if floor[other] >= floor[room]]
+    assert upwards == []
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set[str](), "e": {"e", "a"}}
+    assert rooms.circles(graph) == [["b", "c"]]
+    assert rooms.reduced({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": {"b"}, "b": {"c"}, "c": set()}
+
+
+def test_the_picture_in_the_architecture_is_that_of_the_code() -> None:
+    assert rooms.PICTURE.read_text(encoding="utf-8") == rooms.svg(), "make it anew: python -m docs.rooms"
+    assert f"({rooms.PICTURE.relative_to(ROOT).as_posix()})" in (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
+def test_no_function_is_longer_than_60_lines_and_no_file_than_300() -> None:
+    for file in files(*ROOMS):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 300, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 60, f"{file}: {node.name}"
