@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,13 @@ from fedkd.knowledge.knowledge import Knowledge, Wire, collect, to_wire
 from fedkd.knowledge.weights import bundled
 from fedkd.node.node import Node
 from fedkd.node.sending import sent_logits, sent_model
+from fedkd.settings.federation import Federation
 from fedkd.tensors import ensemble
 from fedkd.tensors.evaluate import right
 from fedkd.tensors.losses import cross_entropy
 from fedkd.tensors.samples import Data
 from fedkd.training.batch import Batch, Fit, Labels, Target
 from fedkd.training.fit import fit
-
-if TYPE_CHECKING:
-    from fedkd.settings.federation import Federation
 
 Refresh = Literal["never", "once", "every round"]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -17,13 +17,11 @@ from fedkd.knowledge.knowledge import Knowledge, Wire
 from fedkd.method import Method, Refresh
 from fedkd.node.node import Node
 from fedkd.node.sending import sent_logits
+from fedkd.settings.federation import Federation
 from fedkd.tensors import ensemble
 from fedkd.tensors.losses import cross_entropy, kl
 from fedkd.tensors.samples import Data, rows_of
 from fedkd.training.batch import Batch, Fit
-
-if TYPE_CHECKING:
-    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

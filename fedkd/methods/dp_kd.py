@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -16,14 +16,12 @@ from fedkd.knowledge.knowledge import Knowledge, Wire, over_the_wire
 from fedkd.knowledge.weights import average, bundled
 from fedkd.method import Method
 from fedkd.node.node import Node
+from fedkd.settings.federation import Federation
 from fedkd.tensors.ensemble import confidence, most_confident
 from fedkd.tensors.evaluate import accuracy
 from fedkd.tensors.losses import Temperature, kl
 from fedkd.tensors.ties import mean_share
 from fedkd.training.batch import Batch, Fit, Labels, Target
-
-if TYPE_CHECKING:
-    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -15,10 +14,8 @@ from fedkd.models import restored_model
 from fedkd.node.node import Node
 from fedkd.node.sending import sent_model
 from fedkd.settings.alike import check_alike
+from fedkd.settings.federation import Federation
 from fedkd.training.batch import Fit
-
-if TYPE_CHECKING:
-    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
@@ -14,10 +14,8 @@ from fedkd.knowledge.weights import unpacked
 from fedkd.methods.fedavg import FedAvg
 from fedkd.node.node import Node
 from fedkd.settings.alike import check_alike
+from fedkd.settings.federation import Federation
 from fedkd.training.batch import Batch, Fit
-
-if TYPE_CHECKING:
-    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

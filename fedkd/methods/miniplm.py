@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -22,13 +22,11 @@ from fedkd.methods.local import Local
 from fedkd.models import ARCHITECTURES, Model, restored_model
 from fedkd.node.moment import Phase, in_round
 from fedkd.node.node import Node
+from fedkd.settings.federation import Federation
 from fedkd.tensors import top_k
 from fedkd.tensors.losses import kl
 from fedkd.training.batch import Batch, Fit, Target
 from fedkd.training.fit import fit
-
-if TYPE_CHECKING:
-    from fedkd.settings.federation import Federation
 
 THEN = "then/"
 """Prefix of what belongs to the method of the rounds."""

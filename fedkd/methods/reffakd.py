@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -17,11 +17,9 @@ from fedkd.distillation.similarity import pair_counts, pair_sums
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import Method
 from fedkd.node.node import Node
+from fedkd.settings.federation import Federation
 from fedkd.tensors.losses import Temperature, cross_entropy, kl
 from fedkd.training.batch import Batch, Fit
-
-if TYPE_CHECKING:
-    from fedkd.settings.federation import Federation
 
 
 @dataclass(frozen=True, config=STRICT)

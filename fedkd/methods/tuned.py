@@ -8,9 +8,10 @@ from pydantic.dataclasses import dataclass
 
 from fedkd.base.catalogue import STRICT
 from fedkd.tuning.grid import Grid
+from fedkd.tuning.plan import Per, Pruner
 from fedkd.tuning.sampling import Sampler
 from fedkd.tuning.scores import Select
-from fedkd.tuning.search import Per, Pruner, Search
+from fedkd.tuning.search import Search
 
 
 @dataclass(frozen=True, config=STRICT)

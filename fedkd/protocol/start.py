@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt
@@ -35,11 +35,9 @@ from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.node.sending import sent_logits, sent_model
 from fedkd.settings.alike import check_alike
+from fedkd.settings.federation import Federation
 from fedkd.tensors.evaluate import accuracy, mean_loss
 from fedkd.tensors.ties import standing
-
-if TYPE_CHECKING:
-    from fedkd.settings.federation import Federation
 
 PLAIN = ("pretrained", "random")
 """Starts that consolidate nothing."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fedkd.base.errors import UserError
-
-if TYPE_CHECKING:
-    from fedkd.settings.federation import Federation
+from fedkd.settings.federation import Federation
 
 
 def check_alike(name: str, federation: Federation, force: bool) -> None:

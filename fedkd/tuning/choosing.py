@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,13 +11,12 @@ from torch import Tensor
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.node.node import Node
 from fedkd.tuning.bags import OWN, bag, pack, shares, under
+from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.sampling import given_up, propose
 from fedkd.tuning.scores import best, direction, ranked, value
+from fedkd.tuning.state import CHOSEN, POINTS, SETUP
 from fedkd.tuning.trying import DIVERGED, GOING, SCORES
-from fedkd.tuning.views import CHOSEN, POINTS, SETUP, as_if_untuned, drop, settle, state_of, view
-
-if TYPE_CHECKING:
-    from fedkd.tuning.search import Search
+from fedkd.tuning.views import as_if_untuned, drop, settle, state_of, view
 
 _BATCH = f"{OWN}batch"
 """Numbers of all cells of the present batch."""
@@ -27,7 +25,7 @@ _ALL = f"{OWN}all"
 """(learners, cells, steps, 2) scores so far; NaN where there are none."""
 
 
-def begin(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+def begin(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
     """From the start's reports to what the first batch is told."""
     drop(server, SETUP)
     later = search.batches > 1
@@ -37,7 +35,7 @@ def begin(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dic
     return _batch(search, server, reports)
 
 
-def go_on(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+def go_on(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
     """From what a batch's exchange found to the next exchange of it, to the next batch, or to the choice."""
     batch, step = search.when(server.moment)
     going = [int(number) for number in server.state[GOING]]
@@ -52,7 +50,7 @@ def go_on(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dic
     return _choice(search, server)
 
 
-def merge_chosen(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+def merge_chosen(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
     """What each learner's chosen cell makes of a round's reports."""
     cells = search.cells(server)
     merged: dict[int, Knowledge] = {}
@@ -64,7 +62,7 @@ def merge_chosen(search: Search, server: Node, reports: Mapping[int, Knowledge])
     return merged
 
 
-def _batch(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+def _batch(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
     """What the learners are told of the cells of a new batch."""
     before = server.state[_ALL].shape[1] if _ALL in server.state else 0
     news: dict[str, Tensor] = {}
@@ -89,7 +87,7 @@ def _batch(search: Search, server: Node, reports: Mapping[int, Knowledge]) -> di
 
 
 def _next_step(
-    search: Search, server: Node, reports: Mapping[int, Knowledge], going: Sequence[int], step: int
+    search: SearchPlan, server: Node, reports: Mapping[int, Knowledge], going: Sequence[int], step: int
 ) -> dict[int, Knowledge]:
     """What the learners are told for the next round of the cells that go on."""
     out = {int(number) for report in reports.values() for number in report.get(DIVERGED, torch.empty(0))}
@@ -113,7 +111,7 @@ def _next_step(
     }
 
 
-def _choice(search: Search, server: Node) -> dict[int, Knowledge]:
+def _choice(search: SearchPlan, server: Node) -> dict[int, Knowledge]:
     """The best cell of the federation, or of each learner, as each learner is told."""
     final = server.state[_ALL][:, :, -1].contiguous()
     heard = final[~final.isnan().flatten(1).all(1)]
@@ -135,7 +133,7 @@ def _choice(search: Search, server: Node) -> dict[int, Knowledge]:
 
 
 def _merged(
-    search: Search,
+    search: SearchPlan,
     server: Node,
     told: Sequence[Mapping[int, Knowledge]],
     numbers: Sequence[int],
@@ -171,7 +169,7 @@ def _opened(reports: Mapping[int, Knowledge], places: Sequence[int], many: int) 
 
 
 def _at_start(
-    search: Search, server: Node, reports: Mapping[int, Knowledge], numbers: Sequence[int]
+    search: SearchPlan, server: Node, reports: Mapping[int, Knowledge], numbers: Sequence[int]
 ) -> list[dict[int, Knowledge]]:
     """For each cell, what every client reported of it at the start."""
     many = len(search.at_start(server))
@@ -187,7 +185,7 @@ def _started(server: Node) -> dict[int, Knowledge]:
     return {client: Knowledge(tensors) for client, tensors in kept.items()}
 
 
-def _proposed(search: Search, server: Node) -> Tensor:
+def _proposed(search: SearchPlan, server: Node) -> Tensor:
     """(points, parameters) of the next batch, by what the cells before it came to."""
     told: dict[tuple[float, ...], float | None] = {}
     for number, cell in enumerate(search.cells(server)):
@@ -200,7 +198,7 @@ def _proposed(search: Search, server: Node) -> Tensor:
     return torch.tensor(points, dtype=torch.float64).reshape(-1, len(search.grid.names))
 
 
-def _given_up(search: Search, server: Node, going: Sequence[int], step: int) -> set[int]:
+def _given_up(search: SearchPlan, server: Node, going: Sequence[int], step: int) -> set[int]:
     """The cells that the pruner stops after this step, of those that could go on.
 
     It is told ranks instead of scores: where many cells are equally accurate, their losses part them.

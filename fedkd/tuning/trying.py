@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,11 +16,10 @@ from fedkd.node.received import predicted
 from fedkd.training.finite import not_finite
 from fedkd.tuning.bags import OWN, bag, bags_of, pack, shares, under
 from fedkd.tuning.cells import Cell
+from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.scores import sendable, validated
-from fedkd.tuning.views import CHOSEN, POINTS, as_if_untuned, keep_states, settle, state_of, view
-
-if TYPE_CHECKING:
-    from fedkd.tuning.search import Search
+from fedkd.tuning.state import CHOSEN, POINTS
+from fedkd.tuning.views import as_if_untuned, keep_states, settle, state_of, view
 
 GOING = f"{OWN}going"
 """Numbers of the cells that are still tried."""
@@ -37,7 +35,7 @@ _START = f"{OWN}start/"
 _MODEL, _STATE, _REPORT = f"{OWN}model/", f"{OWN}state/", f"{OWN}report/"
 
 
-def start_report(search: Search, client: Node) -> Knowledge | None:
+def start_report(search: SearchPlan, client: Node) -> Knowledge | None:
     """What the cells report at the start: once where all report the same."""
     if search.untuned.refresh == "never":
         return None
@@ -57,7 +55,7 @@ def reported(client: Node, cell: Cell) -> Knowledge | None:
     return cell.method.report(client) if asked else None
 
 
-def try_batch(search: Search, client: Node, knowledge: Knowledge) -> None:
+def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
     """Train the cells of this exchange, score them on validation samples, and put by what is to be reported.
 
     The client's own model is not touched. The work is booked as tuning. A cell's rounds bring the batches that rounds
@@ -111,7 +109,7 @@ def found(client: Node) -> Knowledge | None:
     return up or None
 
 
-def learn_chosen(search: Search, client: Node, knowledge: Knowledge) -> None:
+def learn_chosen(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
     """One round of the cell that was chosen."""
     every = search.refresh == "every round"
     if client.round == 1:
@@ -130,7 +128,7 @@ def learn_chosen(search: Search, client: Node, knowledge: Knowledge) -> None:
         cell.method.learn(client, predicted(client, told))
 
 
-def _told(search: Search, client: Node, knowledge: Knowledge) -> list[int]:
+def _told(search: SearchPlan, client: Node, knowledge: Knowledge) -> list[int]:
     """Take in what a new batch brings; the numbers of its cells."""
     before = client.state.get(_BAGS, torch.empty(0, dtype=torch.int16))
     if POINTS in knowledge:
@@ -144,7 +142,7 @@ def _told(search: Search, client: Node, knowledge: Knowledge) -> list[int]:
     return new
 
 
-def _bags(search: Search, client: Node, knowledge: Knowledge, going: list[int], step: int) -> list[Knowledge]:
+def _bags(search: SearchPlan, client: Node, knowledge: Knowledge, going: list[int], step: int) -> list[Knowledge]:
     """What each of the cells is told, in their order."""
     every = search.refresh == "every round"
     if every and step > 1:

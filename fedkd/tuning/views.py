@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -15,16 +14,8 @@ from fedkd.node.node import Node
 from fedkd.settings.training import Training
 from fedkd.tuning.bags import OWN, bag, pack, shares, under
 from fedkd.tuning.cells import Cell
-
-if TYPE_CHECKING:
-    from fedkd.tuning.search import Search
-
-CHOSEN = f"{OWN}chosen"
-"""Number of the chosen cell: at the server, of each learner's."""
-POINTS = f"{OWN}points"
-"""(points, parameters) proposed so far, where they are not known from the start."""
-SETUP = f"{OWN}setup/"
-"""Prefix of what set-up and start of the cells left in their states."""
+from fedkd.tuning.plan import SearchPlan
+from fedkd.tuning.state import CHOSEN, POINTS, SETUP
 
 
 def view(node: Node, cell: Cell, state: dict[str, Tensor], round: int, models: dict[str, Model]) -> Node:
@@ -52,7 +43,7 @@ def as_if_untuned(node: Node, training: Training) -> Iterator[None]:
         node.moment, node.training = moment, own
 
 
-def set_up(search: Search, node: Node) -> None:
+def set_up(search: SearchPlan, node: Node) -> None:
     """Let every cell set itself up, and keep what each puts into its state."""
     states: list[Mapping[str, Tensor]] = []
     for cell in search.at_start(node):
@@ -69,7 +60,7 @@ def keep_states(node: Node, states: Sequence[Mapping[str, Tensor]]) -> None:
     node.state |= {f"{SETUP}{name}": tensor for name, tensor in pack(states)[0].items()}
 
 
-def state_of(search: Search, node: Node, number: int) -> dict[str, Tensor]:
+def state_of(search: SearchPlan, node: Node, number: int) -> dict[str, Tensor]:
     """What set-up and start of a cell left in its state, a copy."""
     packed = under(SETUP, node.state)
     many = len(search.at_start(node))
@@ -83,7 +74,7 @@ def drop(node: Node, *keep: str) -> None:
         del node.state[name]
 
 
-def settle(search: Search, node: Node, number: int, *keep: str) -> None:
+def settle(search: SearchPlan, node: Node, number: int, *keep: str) -> None:
     """The search is over: the chosen cell's state becomes the node's, and the others' is forgotten."""
     own = state_of(search, node, number)
     drop(node, CHOSEN, POINTS, *keep)
