@@ -210,6 +210,15 @@ def test_nothing_is_drawn_where_nothing_happened(tmp_path: Path) -> None:
     assert not speaking(Block(table, compare(table)))
 
 
+def test_classes_that_were_not_measured_at_both_ends_are_not_drawn(tmp_path: Path) -> None:
+    rich = Rich(methods=("local", "kd"), rounds=1, clients=2, partitions=PARTITIONS[:1])
+    table = load(rich.write(tmp_path))
+    late = table["metric"].str.startswith("accuracy/") & (table["round"] == 1)
+    summary = compare(table)
+    assert "classes" in speaking(Block(table, summary, "digits"))
+    assert "classes" not in speaking(Block(table[~late], summary, "digits"))
+
+
 def test_ranks_take_eight_blocks_and_three_methods(tmp_path: Path) -> None:
     for number, (seeds, methods, expected) in enumerate(((3, 3, set()), (4, 2, set()), (4, 3, {"ranks"}))):
         names = ("local", "kd", "dml")[:methods]

@@ -1,4 +1,4 @@
-"""Who reaches a target when."""
+"""Shares of runs that have reached a target, against rounds or bytes."""
 
 from collections.abc import Mapping, Sequence
 

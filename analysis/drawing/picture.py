@@ -16,7 +16,7 @@ Panel = tuple[str, Callable[[Axes], Axes]]
 
 @dataclass(frozen=True)
 class Picture:
-    """A saved figure and what is to be said about it."""
+    """A saved figure with its title and caption."""
 
     title: str
     caption: str
@@ -30,7 +30,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A figure before it is drawn: equal panels, and what is said about them."""
+    """A figure before it is drawn: equal panels with a title and a caption."""
 
     title: str
     caption: str

@@ -1,4 +1,4 @@
-"""Who reaches a share of `pooled`, and when."""
+"""Shares of seeds that have reached a target, by method."""
 
 from collections.abc import Iterator
 

@@ -26,9 +26,10 @@ class Classes(Figure):
             return
         classes = class_scores(block.table)
         limit = float(classes["delta"].abs().max())
-        if limit < NOTABLE:
-            return
         panels = block.panels(class_changes, classes, limit=limit)
+        # The limit is NaN where no class was measured at both ends.
+        if not panels or not limit >= NOTABLE:
+            return
         wide = classes["class"].nunique() > WIDE
         for number, part in enumerate([[panel] for panel in panels] if wide else [panels], start=1):
             yield Sheet(

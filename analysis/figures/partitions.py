@@ -1,4 +1,4 @@
-"""Who holds what."""
+"""Samples of each class at each client."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial

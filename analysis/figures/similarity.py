@@ -1,4 +1,4 @@
-"""How alike classes are."""
+"""Similarities of classes, as heat maps."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Who reaches a share of `pooled` when, by start."""
+"""Shares of seeds that have reached a target, by start."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,1 +1,1 @@
-"""What federations and methods came to: scores, comparisons, targets."""
+"""Scores of federations, comparisons of methods, and times to a target."""

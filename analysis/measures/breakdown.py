@@ -1,4 +1,4 @@
-"""Where a change came from: by class, by client and by model."""
+"""Changes of accuracy by class, by client and by model."""
 
 import pandas as pd
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.measures.doubts import doubts, unfinished
 from analysis.measures.scores import COSTS, QUALITIES, federation_scores
 from analysis.measures.starts import pretrained_starts
 from analysis.measures.summary import Summary, orders
 from analysis.measures.targets import default_target, reaches
+from analysis.measures.warnings import comparison_warnings, unfinished_warning
 from analysis.results.names import Names
 from analysis.results.table import finished, setting_columns
 from analysis.statistics.censoring import Reach, median_reach
@@ -70,7 +70,7 @@ def compare(
             rows.append(named | {"method": method} | _row(cell, level) | dict(versus.loc[str(method)]))
     frame = _ordered(pd.DataFrame(rows, columns=None if rows else keys), keys, orders(study or {}))
     summary = Summary(frame, scores, settings, baseline, level, target, pretrained_starts(done), names=names)
-    return replace(summary, warnings=(*unfinished(table, done, study or {}), *doubts(summary)))
+    return replace(summary, warnings=(*unfinished_warning(table, done, study or {}), *comparison_warnings(summary)))
 
 
 def _versus(panel: pd.DataFrame, baseline: str, level: float, names: Names) -> pd.DataFrame:

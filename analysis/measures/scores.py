@@ -1,4 +1,4 @@
-"""What one federation came to: one row a federation.
+"""Scores of finished federations: one row for each.
 
 Seeds are the independent repetitions, clients are not, so everything is averaged over clients here,
 inside a federation, before any interval is taken.

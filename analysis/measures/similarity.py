@@ -1,4 +1,4 @@
-"""How alike classes are, where a method has measured it."""
+"""Similarities of classes that a method has measured, as a matrix."""
 
 from typing import Any
 

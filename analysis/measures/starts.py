@@ -1,4 +1,4 @@
-"""What it took to train the models that federations begin with: once a start, however many begin from it."""
+"""The cost of pre-training. Federations that begin from the same models share it, so it is counted once."""
 
 from dataclasses import dataclass
 

@@ -17,7 +17,7 @@ from analysis.results.names import Names
 
 @dataclass(frozen=True)
 class Summary:
-    """A comparison and what has to be said beside it."""
+    """A comparison with its settings and warnings."""
 
     rows: pd.DataFrame
     """One row a (dataset, other swept keys …, partition, method): see `compare`."""

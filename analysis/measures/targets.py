@@ -1,4 +1,4 @@
-"""Rounds and bytes to a target accuracy, for any way of telling runs apart, and what the target is."""
+"""Target accuracies, and the rounds and bytes that federations take to reach them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

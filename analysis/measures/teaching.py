@@ -1,4 +1,4 @@
-"""What became of unreliable teachers: which samples were distilled, and how noisy the labels were."""
+"""Shares of the transfer set that were distilled, revised or left out, and the noise of the labels."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What tuning measured: a row for each cell of a search."""
+"""Results of tuning: one row for each cell of the search."""
 
 import ast
 from collections.abc import Sequence

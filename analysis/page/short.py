@@ -1,4 +1,4 @@
-"""A comparison in a few sentences a partition: who beats what after correction, at which cost, and what is open."""
+"""A comparison in a few sentences for each partition: which methods win, at which cost, and what is undecided."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Row = Any  # one row of Summary.rows, by column name
 
 @dataclass(frozen=True)
 class Sentence:
-    """What is said of some methods: a head, and behind it each method with what belongs to it."""
+    """One statement about some methods: a head, and each method with its numbers."""
 
     head: str
     methods: tuple[tuple[str, str], ...] = ()
@@ -27,7 +27,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Short:
-    """What a comparison came to in one partition."""
+    """The result of a comparison in one partition."""
 
     where: str
     sentences: tuple[Sentence, ...]

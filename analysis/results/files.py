@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of the new."""
+"""Atomic writing of files."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from analysis.results.journal import ResultsError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder, which takes the place of `path` when the block ends well.
+    """Yield a temporary path in the same folder, and rename it to `path` when the block ends without an error.
 
     Raises ResultsError where the disk is full, or the folder may not be written.
     """

@@ -1,4 +1,4 @@
-"""When a target was reached, where some runs never reach it: those are censored, not dropped."""
+"""Times to a target, with runs that never reach it as censored values."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

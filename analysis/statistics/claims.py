@@ -1,4 +1,4 @@
-"""Is a claim held by the data? One rule for all claims, fixed before any number is known."""
+"""Verdicts on claims, by one rule that is fixed before any number is known."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ Verdict = Literal["held", "not held", "undecided"]
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and what became of it."""
+    """A claim and its verdict."""
 
     text: str
     """The claim in words."""

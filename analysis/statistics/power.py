@@ -1,4 +1,4 @@
-"""How many seeds would decide what is undecided."""
+"""The number of seeds that a paired t-test would take to decide."""
 
 import math
 from bisect import bisect_left
@@ -9,7 +9,7 @@ from analysis.statistics.intervals import DECIDED_FROM, INTERVAL_FROM, ROUNDING,
 
 POWER = 0.8
 MOST_SEEDS = 1000
-"""Nobody runs more; a difference that would take them is hardly one."""
+"""The largest number of seeds that is looked at."""
 
 
 def seeds_to_decide(gaps: Floats, level: float = 0.95, family: int = 1, power: float = POWER) -> float:

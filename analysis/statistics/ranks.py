@@ -1,4 +1,4 @@
-"""Which method comes first how often: mean ranks over blocks, and how far apart ranks must be to mean something."""
+"""Mean ranks of methods over blocks, with Friedman's test and Nemenyi's critical difference."""
 
 from dataclasses import dataclass
 

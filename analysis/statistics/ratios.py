@@ -1,4 +1,4 @@
-"""How many times larger one mean gain is than another, where that means anything."""
+"""Ratio of two mean gains with Fieller's interval."""
 
 from typing import Any, NamedTuple
 

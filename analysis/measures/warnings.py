@@ -1,4 +1,4 @@
-"""What makes a finished comparison less than it looks, as warnings."""
+"""Warnings that stand above a comparison: what a reader has to know before the numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +15,15 @@ FALLEN = 0.005
 """A method that ends half a point below its start is named, decided or not."""
 
 
-def unfinished(table: pd.DataFrame, done: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
-    """How many federations are left out."""
+def unfinished_warning(table: pd.DataFrame, done: pd.DataFrame, study: Mapping[str, Any]) -> list[str]:
+    """How many federations are left out, where some have not finished."""
     known = {*table.attrs.get("rounds", {}), *study.get("federations", {}), *table["federation"].unique()}
     missing = len(known) - done["federation"].nunique()
     return [f"{missing} of {len(known)} federations are unfinished and left out."] if missing else []
 
 
-def doubts(summary: Summary) -> list[str]:
-    """What a reader has to know before the numbers."""
+def comparison_warnings(summary: Summary) -> list[str]:
+    """Starts that are not converged, methods that end below theirs, unequal numbers of seeds, rows that disagree."""
     texts = []
     for title, block in summary.blocks():
         for partition, rows in block.rows.groupby("partition", sort=False):
