@@ -11,6 +11,7 @@ with the scores of `influence`.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from scipy.stats import spearmanr
@@ -94,6 +95,12 @@ def agreement(node: Node, teacher: Tensor, weight: float, samples: int, damping:
     return float(spearmanr(scores[chosen], retraining(node, teacher, weight, chosen, influence.damping)).statistic)
 
 
+def hessian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """Second derivatives of a scalar function at (n,) weights."""
+    found: Tensor = torch.autograd.functional.hessian(function, at, vectorize=True)  # type: ignore[no-untyped-call]
+    return found
+
+
 def retraining(node: Node, teacher: Tensor, weight: float, chosen: Tensor, damping: float) -> list[float]:
     """By how much the validation loss rises where one of the chosen samples is not distilled, the last layer being
     trained to the end each time, held to where it is by λ/2·‖θ − θ₀‖²; λ is `damping` times the mean curvature."""
@@ -121,8 +128,7 @@ def retraining(node: Node, teacher: Tensor, weight: float, chosen: Tensor, dampi
         def flat(weights: Tensor) -> Tensor:
             return loss(weights.reshape(start.shape), everything)
 
-        found: Tensor = torch.autograd.functional.hessian(flat, theta.flatten(), vectorize=True)  # type: ignore[no-untyped-call]
-        return found
+        return hessian(flat, theta.flatten())
 
     def slope(theta: Tensor, distilled: Tensor) -> Tensor:
         theta = theta.clone().requires_grad_()

@@ -100,14 +100,8 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
     A worker that dies is restarted and its message handled again: clients write no state that a second handling
     would read. Whatever `drive` raises is raised here.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    # Workers that were given no GPU must not see one: a client uses what it sees. Ray announces another default.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
-    import ray
+    _prepare_ray()
     from flwr.simulation import run_simulation
-    from flwr.simulation.ray_transport.ray_actor import ClientAppActor
 
     nodes = min(clients, GROUPS_A_WORKER * _workers(settings))
     failure: list[BaseException] = []
@@ -133,18 +127,7 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
         "max_task_retries": 3,
     }
     with _quiet(verbose):
-        if not ray.is_initialized():
-            # Initialised here, without a runtime environment, workers start in half the time.
-            ray.init(
-                num_cpus=_cpus(),
-                include_dashboard=False,
-                log_to_driver=verbose,
-                logging_level=logging.INFO if verbose else logging.ERROR,
-            )
-        # Ray reports a worker that it restarts past every logger.
-        ray._private.worker._worker_logs_enabled = verbose
-        # What a client does is tried again, but not its orderly end: Ray would report that as a failed task.
-        vars(ClientAppActor)["__ray_metadata__"].method_meta.max_task_retries["terminate"] = 0
+        _start_ray(verbose)
         run_simulation(
             server,
             app,
@@ -156,6 +139,33 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
         raise failure[0]
     if not finished:
         raise RuntimeError("Flower's simulation ended before the study did; --verbose shows its log")
+
+
+def _prepare_ray() -> None:
+    """What Ray and its workers read from the environment when they are imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    # Workers that were given no GPU must not see one: a client uses what it sees. Ray announces another default.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
+
+
+def _start_ray(verbose: bool) -> None:
+    """Ray without a runtime environment, in which workers start in half the time, and without its own reports."""
+    import ray
+    from flwr.simulation.ray_transport.ray_actor import ClientAppActor
+
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=_cpus(),
+            include_dashboard=False,
+            log_to_driver=verbose,
+            logging_level=logging.INFO if verbose else logging.ERROR,
+        )
+    # Ray reports a worker that it restarts past every logger.
+    ray._private.worker._worker_logs_enabled = verbose
+    # What a client does is tried again, but not its orderly end: Ray would report that as a failed task.
+    vars(ClientAppActor)["__ray_metadata__"].method_meta.max_task_retries["terminate"] = 0
 
 
 def inline(app: ClientApp, drive: Drive, clients: int, lanes: int, verbose: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -78,35 +78,37 @@ class Schedule:
         All at the start, then those that learn; in a round, as many of these as `participation` says, at least one.
         They are drawn from the seed and the round alone, so that they are the same for every method of a study.
         """
+        return tuple(sorted(self._present(moment)))
+
+    def _present(self, moment: Moment) -> frozenset[int]:
+        """`participants` as a set, made once a moment: of many clients, each asks whether it is in it."""
+        if moment.exchange not in self._sets:
+            self._sets[moment.exchange] = frozenset(self._drawn(moment))
+        return self._sets[moment.exchange]
+
+    @cached_property
+    def _sets(self) -> dict[int, frozenset[int]]:
+        return {}
+
+    def _drawn(self, moment: Moment) -> Iterable[int]:
         federation = self.federation
         if self.method.pools:
             return (0,)
         if moment.phase is Phase.START:
-            return tuple(range(federation.clients))
+            return range(federation.clients)
+        learners = federation.learners
         if moment.phase is not Phase.ROUND or federation.participation == 1:
-            return federation.learners
-        return self._drawn(moment.step)
-
-    def _drawn(self, round: int) -> tuple[int, ...]:
-        known = self._draws
-        if round not in known:
-            learners = self.federation.learners
-            # Products such as 0.7·10 fall short of the whole number by their rounding.
-            number = max(1, int(self.federation.participation * len(learners) + 1e-9))
-            order = torch.randperm(len(learners), generator=stream(self.federation.seed, "participation", round))
-            known[round] = tuple(sorted(learners[int(i)] for i in order[:number]))
-        return known[round]
-
-    @cached_property
-    def _draws(self) -> dict[int, tuple[int, ...]]:
-        return {}
+            return learners
+        # Products such as 0.7·10 fall short of the whole number by their rounding.
+        number = max(1, int(federation.participation * len(learners) + 1e-9))
+        order = torch.randperm(len(learners), generator=stream(federation.seed, "participation", moment.step))
+        return [learners[int(i)] for i in order[:number]]
 
     def absent(self, moment: Moment) -> tuple[int, ...]:
         """Ids of the clients that learn in other rounds, but not in this one, ascending."""
         if moment.phase is not Phase.ROUND or self.method.pools or self.federation.participation == 1:
             return ()
-        present = set(self.participants(moment))
-        return tuple(client for client in self.federation.learners if client not in present)
+        return tuple(client for client in self.federation.learners if client not in self._present(moment))
 
     def previous(self, client: int, moment: Moment) -> Moment:
         """The last exchange before this one in which the client took part: whose state it reads.
@@ -115,13 +117,13 @@ class Schedule:
             LookupError: the client has not taken part before.
         """
         for earlier in reversed(self.moments[: moment.exchange]):
-            if client in self.participants(earlier):
+            if client in self._present(earlier):
                 return earlier
         raise LookupError(f"client {client} has taken part in no exchange before {moment.exchange}")
 
     def goes_on(self, client: int, moment: Moment) -> bool:
         """Whether the client takes part in a later exchange."""
-        return any(client in self.participants(later) for later in self.moments[moment.exchange + 1 :])
+        return any(client in self._present(later) for later in self.moments[moment.exchange + 1 :])
 
     def merges(self, moment: Moment) -> bool:
         """Whether the server makes something of the reports of an exchange: nobody would read it after the last."""
@@ -144,7 +146,7 @@ class Schedule:
         """
         if not self.merges(moment):
             return frozenset()
-        present = frozenset(self.participants(moment))
+        present = self._present(moment)
         before = not moment.begins and moment.phase in (Phase.START, Phase.HANDOVER)
         if before or moment.phase is Phase.PREPARE or self.method.teachers == "self":
             return present
