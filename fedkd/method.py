@@ -94,7 +94,7 @@ class Method:
 
     @property
     def has_global_model(self) -> bool:
-        """Whether the server holds a model that is judged in every round; then clients report after the last too."""
+        """Whether the server holds a model that is evaluated in every round; then clients report after the last too."""
         return False
 
     @property

@@ -31,24 +31,24 @@ def load_holdings(federation: Federation, client: int) -> Holdings:
     transfer, ours = held or (None, False)
     known, schedule = labelled(federation.transfer), schedule_of(federation)
     public = transfer and Data(transfer.x, transfer.y if known else None)
-    judged = {"transfer": transfer} if transfer and ours else {}
+    evaluation = {"transfer": transfer} if transfer and ours else {}
     split = split_of(federation)
     test = {"test": _test(federation.dataset)}
     if client == SERVER:
         common = None if isinstance(split.val, tuple) else _common(federation, source, split)
-        judged |= test
+        evaluation |= test
         if common:
-            judged["val"] = common
+            evaluation["val"] = common
         elif schedule.method.has_global_model or schedule.consolidation:
-            # A model of all is judged on everybody's validation samples, as if each client told how good it is there.
+            # A model of all is evaluated on all validation samples, as if each client told how good it is there.
             parts = [_part(federation, source, split, each, "val") for each in range(federation.clients)]
-            judged["val"] = _union(parts)
-        return Holdings(source.shape, len(source.outputs), None, common, public, judged, source.token_bytes)
+            evaluation["val"] = _union(parts)
+        return Holdings(source.shape, len(source.outputs), None, common, public, evaluation, source.token_bytes)
     everybody = range(federation.clients) if schedule.method.pools else (client,)
     own = {part: _union([_part(federation, source, split, each, part) for each in everybody]) for part in PARTS}
     val = own["val"] if isinstance(split.val, tuple) else None
-    judged |= {"val": val if val else _common(federation, source, split), **test, "local_test": own["local_test"]}
-    return Holdings(source.shape, len(source.outputs), own["train"], val, public, judged, source.token_bytes)
+    evaluation |= {"val": val if val else _common(federation, source, split), **test, "local_test": own["local_test"]}
+    return Holdings(source.shape, len(source.outputs), own["train"], val, public, evaluation, source.token_bytes)
 
 
 def _part(federation: Federation, source: Dataset, split: Split, client: int, part: str) -> Data:

@@ -19,7 +19,7 @@ from fedkd.base.streams import stream
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
 from fedkd.models import Model, build_model
-from fedkd.node.holdings import Holdings, Judgement, Loader
+from fedkd.node.holdings import Evaluation, Holdings, Loader
 from fedkd.node.moment import AT_START, Moment, Phase, in_round
 from fedkd.node.node import SERVER, Node
 from fedkd.protocol.client import Reply, take_part
@@ -204,11 +204,11 @@ class Watched(Holdings):
 
     seen: list[Weights] = field(default_factory=list)
 
-    def judge(
+    def evaluate(
         self, model: nn.Module, started_right: Tensor | None, detailed: bool = False, compute: Compute = PLAIN
-    ) -> Judgement:
+    ) -> Evaluation:
         self.seen.append(weights(model))
-        return super().judge(model, started_right, detailed, compute)
+        return super().evaluate(model, started_right, detailed, compute)
 
 
 @dataclass(frozen=True, eq=False)

@@ -316,7 +316,7 @@ class TestStep:
         expected = cohort(of, begun, "mean", in_turn=order == "alternating")
         for client in (0, 1):
             reached = network(MODEL, expected[client])
-            judged = small.load(of, client).judge(reached, None).metrics
+            judged = small.load(of, client).evaluate(reached, None).metrics
             assert numbers[7, client, "test", "loss"] == pytest.approx(judged["test", "loss"], rel=1e-5)
 
     @pytest.mark.parametrize("order", ["simultaneous", "alternating"])
@@ -342,7 +342,7 @@ class TestPrivate:
     @staticmethod
     def load(of: Federation, client: int) -> Holdings:
         held = small.load(of, client)
-        judged = {split: data for split, data in held.judged.items() if split != "transfer"}
+        judged = {split: data for split, data in held.evaluation.items() if split != "transfer"}
         return Holdings(held.shape, held.classes, held.data, held.val, None, judged)
 
     @pytest.mark.parametrize("order", ["simultaneous", "alternating"])

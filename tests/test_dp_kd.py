@@ -67,7 +67,7 @@ def learnt(method: Method, client: Node, knowledge: Knowledge, rounds: int = 1) 
 def private(of: Federation, client: int) -> Holdings:
     """The loader of tests/small.py without a transfer set."""
     held = load(of, client)
-    judged = {split: data for split, data in held.judged.items() if split != "transfer"}
+    judged = {split: data for split, data in held.evaluation.items() if split != "transfer"}
     return Holdings(held.shape, held.classes, held.data, held.val, None, judged)
 
 

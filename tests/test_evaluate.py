@@ -73,10 +73,10 @@ def test_a_teacher_is_judged_by_its_merged_soft_labels() -> None:
     data = Data(torch.zeros(200, 1, 2, 2), labels)
     held = Holdings((1, 2, 2), 4, None, None, None, {"transfer": data})
     other, _ = draw(3)
-    found = held.judge_teacher(logits, torch.stack([logits, other]))
+    found = held.evaluate_teacher(logits, torch.stack([logits, other]))
     merged = (logits + other) / 2
     assert found["transfer", "teacher_accuracy"] == accuracy(merged, labels)
     assert found["transfer", "teacher_loss"] == mean_loss(merged, labels)
     assert found["transfer", "agreement"] == agreement(logits, merged)
-    assert held.judge_teacher(logits, logits[:50]) == {}, "soft labels of other samples"
-    assert Holdings((1, 2, 2), 4, None, None, None, {}).judge_teacher(logits, logits) == {}
+    assert held.evaluate_teacher(logits, logits[:50]) == {}, "soft labels of other samples"
+    assert Holdings((1, 2, 2), 4, None, None, None, {}).evaluate_teacher(logits, logits) == {}

@@ -71,7 +71,7 @@ def with_judged(split: str, change: Change) -> Callable[[Federation, int], Holdi
         held = load(federation, client)
         if client == SERVER:
             return held
-        return replace(held, judged={**held.judged, split: change(held.judged[split])})
+        return replace(held, evaluation={**held.evaluation, split: change(held.evaluation[split])})
 
     return changed
 
@@ -125,7 +125,7 @@ def only_judges_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return openly
 
-    for judge in ("judge", "judge_teacher"):
+    for judge in ("judge", "evaluate_teacher"):
         monkeypatch.setattr(Holdings, judge, opened(getattr(Holdings, judge)))
 
 
@@ -206,7 +206,7 @@ class TestUnseen:
             if held.val is None:
                 return held
             val = permuted(held.val)
-            return replace(held, val=val, judged={**held.judged, "val": val})
+            return replace(held, val=val, evaluation={**held.evaluation, "val": val})
 
         federation = small(spec, transfer=transfer)
         if schedule_of(federation).method.preparations:
@@ -268,9 +268,9 @@ class TestNode:
         for each in nodes:
             reachable = {tensor.untyped_storage().data_ptr() for tensor in _tensors(each)}
             assert _storage(held[each.id].data) & reachable, "private samples are found"
-            assert not _storage(held[each.id].judged["test"]) & reachable
+            assert not _storage(held[each.id].evaluation["test"]) & reachable
             if transfer == UNLABELLED:
-                labels = held[each.id].judged["transfer"].y
+                labels = held[each.id].evaluation["transfer"].y
                 assert labels is not None
                 assert labels.untyped_storage().data_ptr() not in reachable
 
@@ -294,7 +294,7 @@ class TestRealData:
                 index = source.train[torch.from_numpy(part)]
                 assert torch.equal(data.x, source.pixels(index))
                 assert torch.equal(data.y, source.labels[index])
-            test = each.judged["test"]
+            test = each.evaluation["test"]
             assert test.y is not None
             assert torch.equal(test.x, source.pixels(source.test))
             assert torch.equal(test.y, source.labels[source.test])
@@ -314,7 +314,7 @@ class TestRealData:
         held = load_holdings(small("local"), SERVER)
         assert held.data is None
         assert held.val is None
-        assert set(held.judged) == {"test", "transfer"}
+        assert set(held.evaluation) == {"test", "transfer"}
 
 
 class TestJudging:
@@ -333,10 +333,10 @@ class TestJudging:
     @pytest.mark.parametrize("sizes", [(9, 14, 40), (5000, 3, 4096), (4095, 2, 9000), (0, 1, 5)])
     def test_accuracy_and_loss_are_those_of_each_split(self, sizes: tuple[int, int, int]) -> None:
         splits = {name: samples(n, name) for name, n in zip(("val", "transfer", "test"), sizes, strict=True)}
-        held = replace(load(small("local"), 0), judged=splits)
+        held = replace(load(small("local"), 0), evaluation=splits)
         fixed = model(3)
-        found = held.judge(fixed, None).metrics
-        for split, data in held.judged.items():
+        found = held.evaluate(fixed, None).metrics
+        for split, data in held.evaluation.items():
             if not len(data):
                 assert (split, "accuracy") not in found
                 continue
@@ -354,8 +354,8 @@ class TestJudging:
             assert not accuracy(nothing, torch.full((6,), label)) > 0
 
     def test_who_is_judged_by_nothing_has_no_scores(self) -> None:
-        held = replace(load(small("local"), 0), judged={})
-        assert held.judge(model(), None).metrics == {}
+        held = replace(load(small("local"), 0), evaluation={})
+        assert held.evaluate(model(), None).metrics == {}
 
 
 def _storage(data: Data | None) -> set[int]:

@@ -173,7 +173,11 @@ class TestSelection:
     def test_test_text_cannot_be_read_while_chunks_are_selected(self, cut: str) -> None:
         def secret(federation: Federation, client: int) -> Holdings:
             own = held(federation, client)
-            return own if client == SERVER else replace(own, judged={**own.judged, "test": hidden(own.judged["test"])})
+            return (
+                own
+                if client == SERVER
+                else replace(own, evaluation={**own.evaluation, "test": hidden(own.evaluation["test"])})
+            )
 
         spec = miniplm(cut=cut)
         assert same_weights(federate(text(spec), secret).final(0), ran(spec).final(0))

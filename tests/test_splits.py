@@ -66,14 +66,14 @@ class TestLocalTest:
     def test_the_common_test_set_stays_whole(self) -> None:
         held = load_holdings(federation("pathological(classes=2)"), 0)
         source = load("digits")
-        assert len(held.judged["test"]) == len(source.test)
-        assert 0 < len(held.judged["local_test"]) < len(source.test)
+        assert len(held.evaluation["test"]) == len(source.test)
+        assert 0 < len(held.evaluation["local_test"]) < len(source.test)
 
     def test_what_a_client_is_judged_on_is_never_in_what_it_learns_from(self) -> None:
         split, source = split_of(federation("dirichlet(alpha=0.5)")), load("digits")
         held = load_holdings(federation("dirichlet(alpha=0.5)"), 2)
         assert torch.equal(
-            held.judged["local_test"].x, source.pixels(source.test[torch.from_numpy(split.local_test[2])])
+            held.evaluation["local_test"].x, source.pixels(source.test[torch.from_numpy(split.local_test[2])])
         )
 
 
@@ -87,12 +87,12 @@ class TestSkews:
         for clean, changed in (
             (plain.data.x, noisy.data.x),
             (plain.val.x, noisy.val.x),
-            (plain.judged["local_test"].x, noisy.judged["local_test"].x),
+            (plain.evaluation["local_test"].x, noisy.evaluation["local_test"].x),
         ):
             assert 0.05 < float((clean - changed).abs().mean()) < 0.3
             assert 0 <= float(changed.min()) <= float(changed.max()) <= 1
         for common in ("test", "transfer"):
-            assert torch.equal(plain.judged[common].x, noisy.judged[common].x)
+            assert torch.equal(plain.evaluation[common].x, noisy.evaluation[common].x)
 
     def test_the_first_client_sees_no_noise_and_the_last_the_most(self) -> None:
         changes = []
@@ -116,7 +116,7 @@ class TestSkews:
                 assert changed.y is not None
                 wrong += int((clean.y != changed.y).sum())
             for split in ("test", "local_test", "transfer"):
-                true, seen = plain.judged[split].y, noisy.judged[split].y
+                true, seen = plain.evaluation[split].y, noisy.evaluation[split].y
                 assert true is not None
                 assert seen is not None
                 assert torch.equal(true, seen)
@@ -236,7 +236,7 @@ class TestTransfer:
         assert server.transfer is not None
         assert client.transfer.x.shape[1:] == (1, 8, 8)
         assert torch.equal(client.transfer.x, server.transfer.x)
-        assert "transfer" not in client.judged, "its labels mean other classes"
+        assert "transfer" not in client.evaluation, "its labels mean other classes"
 
     def test_labels_of_other_classes_are_not_taught(self, colours: str) -> None:
         with pytest.raises(UserError, match="other classes"):

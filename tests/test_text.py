@@ -315,14 +315,14 @@ class TestDomains:
         assert held.classes == 256
         assert held.token_bytes is not None
         assert held.token_bytes.tolist() == [1] * 256
-        for data in (held.data, held.val, *held.judged.values()):
+        for data in (held.data, held.val, *held.evaluation.values()):
             assert data is not None
             assert data.y is not None
             assert data.y.shape == (8 * len(data),)
             assert torch.equal(data.y.view(-1, 8)[:, :-1], data.x[:, 1:])
         assert held.transfer is not None
         assert held.transfer.y is None
-        assert len(load_holdings(of, SERVER).judged["test"]) == len(load(of.dataset).test)
+        assert len(load_holdings(of, SERVER).evaluation["test"]) == len(load(of.dataset).test)
 
 
 def federation(library: Path, partition: str = "iid", settings: str = "", **further: Any) -> Federation:

@@ -256,7 +256,7 @@ def as_images(held: Holdings) -> Holdings:
     def images(data: Data | None) -> Data | None:
         return data and Data(data.x.reshape(-1, 1, 1, 1) / 255, data.y)
 
-    judged = {split: image for split, data in held.judged.items() if (image := images(data))}
+    judged = {split: image for split, data in held.evaluation.items() if (image := images(data))}
     return Holdings((1, 1, 1), held.classes, images(held.data), images(held.val), images(held.transfer), judged)
 
 
@@ -370,8 +370,8 @@ def disagreement(outcome: Outcome) -> float:
 class TestMeasures:
     def test_accuracy_loss_and_bits_per_byte_are_those_of_every_token(self) -> None:
         own, model = held(federation("local"), 0), build_model(MODEL, (LENGTH,), VOCABULARY, 0, "init")
-        judged = own.judge(model, None, detailed=True)
-        for split, data in own.judged.items():
+        judged = own.evaluate(model, None, detailed=True)
+        for split, data in own.evaluation.items():
             assert data.y is not None
             right, nats, size = 0, 0.0, 0
             for chunk, after in zip(data.x, data.y.view(-1, LENGTH), strict=True):
@@ -408,7 +408,7 @@ class TestMeasures:
 
     def test_images_have_none(self) -> None:
         own = replace(held(federation("local"), 0), token_bytes=None)
-        metrics = own.judge(build_model(MODEL, (LENGTH,), VOCABULARY, 0, "init"), None).metrics
+        metrics = own.evaluate(build_model(MODEL, (LENGTH,), VOCABULARY, 0, "init"), None).metrics
         assert not [metric for _, metric in metrics if metric == "bits_per_byte"]
 
     def test_large_predictions_are_measured_in_pieces(self, monkeypatch: pytest.MonkeyPatch) -> None:

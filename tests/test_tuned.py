@@ -306,8 +306,8 @@ class TestPrivateTransfer:
 
         def without(federation: Federation, client: int) -> Holdings:
             held = load(federation, client)
-            judged = {split: data for split, data in held.judged.items() if split != "transfer"}
-            return replace(held, transfer=None, judged=judged)
+            judged = {split: data for split, data in held.evaluation.items() if split != "transfer"}
+            return replace(held, transfer=None, evaluation=judged)
 
         outcome = federate(small(tuned(form), clients=3), without)
         spec, grid = FORMS[form]

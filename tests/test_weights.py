@@ -42,7 +42,7 @@ Numbers = dict[tuple[int, int, str, str], float]
 def private(federation: Federation, client: int) -> Holdings:
     """The loader of tests/small.py without a transfer set, and with something for the server to judge by."""
     held = small.load(federation, client)
-    judged = {"test": small.samples(40, "test"), **({} if client == SERVER else {"val": held.judged["val"]})}
+    judged = {"test": small.samples(40, "test"), **({} if client == SERVER else {"val": held.evaluation["val"]})}
     return Holdings(held.shape, held.classes, held.data, held.val, None, judged)
 
 
@@ -264,7 +264,7 @@ class TestPrivateTransfer:
     def test_no_teacher_s_samples_are_needed(self) -> None:
         held = load_holdings(Federation("kd", clients=4, transfer="private"), 1)
         assert held.transfer is None
-        assert "transfer" not in held.judged
+        assert "transfer" not in held.evaluation
         split = split_of(Federation("kd", clients=4, transfer="private"))
         assert not len(split.transfer)
 
@@ -312,7 +312,7 @@ class TestCommonValidation:
     def test_both_sides_are_reported_on_it(self) -> None:
         of = Federation("fedavg", clients=4, val="common")
         client, server = load_holdings(of, 0), load_holdings(of, SERVER)
-        assert torch.equal(client.judged["val"].x, server.judged["val"].x)
+        assert torch.equal(client.evaluation["val"].x, server.evaluation["val"].x)
 
 
 def test_a_loss_of_its_own_is_kept_by_methods_that_average() -> None:

@@ -16,7 +16,7 @@ from fedkd.node.sending import sent_model
 
 @dataclass(frozen=True, config=STRICT)
 class Ensemble(Method):
-    """The mean of all clients' probabilities, judged at the server: what their knowledge is worth together.
+    """The mean of all clients' probabilities, evaluated at the server: what their knowledge is worth together.
 
     Clients train on alone, as with local, and upload their models; nothing comes back. An upper bound for what one
     model could be taught by them.

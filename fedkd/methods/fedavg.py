@@ -23,7 +23,7 @@ class FedAvg(Method):
     """Federated averaging: clients train the server's model on their own data, and it becomes their weighted mean.
 
     McMahan et al. 2017, arXiv 1602.05629. The first model is the mean of the models that the clients start with.
-    The server's model is judged in every round (client −1); the clients' own rows are those of the model after their
+    The server's model is evaluated in every round (client −1); the clients' own rows are those of the model after their
     local steps. Buffers are averaged too.
     """
 

@@ -36,7 +36,7 @@ class Tuned(Search):
     """values by parameter, a list or a range {"low": 1.0, "high": 20.0, "log": true}; lr, momentum and weight_decay may
     be among them"""
     rounds: Annotated[int, Gt(0)] = 3
-    """rounds of training a cell gets before it is judged"""
+    """rounds of training a cell gets before it is evaluated"""
     select: Select = "val_accuracy"
     """what decides: validation accuracy, then loss; or loss, then accuracy; then the order of the cells"""
     per: Per = "federation"

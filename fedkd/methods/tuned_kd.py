@@ -36,7 +36,7 @@ class TunedKD(Search):
     )
     """values of w to try"""
     rounds: Annotated[int, Gt(0)] = 3
-    """rounds of training a cell gets before it is judged"""
+    """rounds of training a cell gets before it is evaluated"""
     wire: Wire = "float16"
     """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
     (float16 where that is less)"""

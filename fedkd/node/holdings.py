@@ -1,4 +1,4 @@
-"""What lies on one participant's disk: what a method may learn from, and what it is only judged by."""
+"""What lies on one participant's disk: what a method may learn from, and what it is only evaluated on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = tuple[int, str, str, float]
 
 @dataclass(frozen=True, eq=False)
 class Holdings:
-    """One participant's data. `judged` never goes to its `Node`."""
+    """One participant's data. `evaluation` never goes to its `Node`."""
 
     shape: Shape
     classes: int
@@ -32,7 +32,7 @@ class Holdings:
     """validation samples; None where the participant holds none"""
     transfer: Data | None
     """transfer set as methods may see it: without labels unless the study gives them to all"""
-    judged: Mapping[str, Data] = field(default_factory=dict)
+    evaluation: Mapping[str, Data] = field(default_factory=dict)
     """labelled samples by split ("test", "val", "transfer"): read for reporting after learning, never by a method"""
     token_bytes: Tensor | None = None
     """(vocabulary,) int64, how many bytes of text each token stands for; None: the samples are images"""
@@ -42,23 +42,23 @@ class Holdings:
         if device.type == "cpu":
             return self
         data, val, transfer = (part and part.to(device) for part in (self.data, self.val, self.transfer))
-        judged = {split: part.to(device) for split, part in self.judged.items()}
+        evaluation = {split: part.to(device) for split, part in self.evaluation.items()}
         token_bytes = None if self.token_bytes is None else self.token_bytes.to(device)
-        return Holdings(self.shape, self.classes, data, val, transfer, judged, token_bytes)
+        return Holdings(self.shape, self.classes, data, val, transfer, evaluation, token_bytes)
 
-    def judge(
+    def evaluate(
         self, model: nn.Module, started_right: Tensor | None, detailed: bool = False, compute: Compute = PLAIN
-    ) -> Judgement:
-        """Accuracy and loss of a model on every judged split, in one forward pass; calibration on the test split.
+    ) -> Evaluation:
+        """Accuracy and loss of a model on every split of `evaluation`, in one forward pass; calibration on test.
 
         Of text, accuracy and loss are those of the next token, and bits per byte are told too. `started_right` is the
         (rows,) bool mask of what was right on the test split at the start; with it, knowledge gained (wrong → right)
         and lost (right → wrong) are shares of all its rows. `detailed` adds the accuracy on each class of the test
         split; a vocabulary is too large for that.
         """
-        splits = {name: data for name, data in self.judged.items() if len(data)}
+        splits = {name: data for name, data in self.evaluation.items() if len(data)}
         if not splits:
-            return Judgement({}, None, torch.empty(0, dtype=torch.bool))
+            return Evaluation({}, None, torch.empty(0, dtype=torch.bool))
         rows = [len(data) * rows_a_sample(data.x) for data in splits.values()]
         parts = compute.predicted(model, _chunks([data.x for data in splits.values()]), sum(rows))
         logits = dict(zip(splits, torch.split(parts, rows), strict=True))
@@ -82,16 +82,16 @@ class Holdings:
                 each = class_accuracies(logits["test"], labels)
                 metrics |= {("test", f"accuracy/{label}"): value for label, value in each.items()}
         # A copy: a view would keep the logits of all splits.
-        return Judgement(metrics, logits["transfer"].clone() if "transfer" in logits else None, right)
+        return Evaluation(metrics, logits["transfer"].clone() if "transfer" in logits else None, right)
 
-    def judge_teacher(self, student: Tensor | None, teacher: Tensor) -> dict[tuple[str, str], float]:
+    def evaluate_teacher(self, student: Tensor | None, teacher: Tensor) -> dict[tuple[str, str], float]:
         """How good soft labels are on the transfer set, and how often a student agrees with them.
 
         `student` (n, classes), after it has learnt from them; `teacher` (n, classes) or (teachers, n, classes), whose
         mean counts. Nothing where the transfer set's labels are not known, or the soft labels are of other samples.
         """
         merged = teacher.float().mean(0) if teacher.dim() == 3 else teacher.float()
-        transfer = self.judged.get("transfer")
+        transfer = self.evaluation.get("transfer")
         if transfer is None or transfer.y is None or len(merged) != len(transfer.y):
             return {}
         metrics = {
@@ -102,7 +102,7 @@ class Holdings:
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class Evaluation:
     """How good a model is."""
 
     metrics: dict[tuple[str, str], float]

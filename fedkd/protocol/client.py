@@ -177,13 +177,13 @@ def _evaluate(visit: _Visit) -> None:
     """Measure the client's model beside the method, and what it was taught."""
     node, moment = visit.node, visit.moment
     detailed = moment.phase is Phase.START or not visit.schedule.goes_on(node.id, moment)
-    judged = visit.holdings.judge(node.student, visit.started_right, detailed, node.compute)
-    visit.metrics |= judged.metrics
-    node.remember_transfer_logits(judged.transfer_logits)
-    visit.started_right = judged.right if visit.started_right is None else visit.started_right
+    evaluation = visit.holdings.evaluate(node.student, visit.started_right, detailed, node.compute)
+    visit.metrics |= evaluation.metrics
+    node.remember_transfer_logits(evaluation.transfer_logits)
+    visit.started_right = evaluation.right if visit.started_right is None else visit.started_right
     if moment.round > 0 and "logits" in visit.knowledge:
         teachers = node.predictions(visit.knowledge)
-        visit.metrics |= visit.holdings.judge_teacher(judged.transfer_logits, teachers)
+        visit.metrics |= visit.holdings.evaluate_teacher(evaluation.transfer_logits, teachers)
 
 
 def _report(visit: _Visit) -> None:

@@ -128,9 +128,9 @@ class Server:
             owed = self._waiting.get(client)
             self._waiting[client] = Knowledge({**owed, **bag}) if owed else bag
         if (model := method.global_model(node)) is not None:
-            judged = self._holdings.judge(model, self._started_right, compute=node.compute)
-            self._started_right = judged.right if self._started_right is None else self._started_right
-            node.records.update(judged.metrics)
+            evaluation = self._holdings.evaluate(model, self._started_right, compute=node.compute)
+            self._started_right = evaluation.right if self._started_right is None else self._started_right
+            node.records.update(evaluation.metrics)
 
     def _stays(self, client: int) -> bool:
         """Whether a client's report still counts in rounds in which it does not take part."""
@@ -160,8 +160,10 @@ class Server:
             asked = plan.proceed(server, moment.step, reports)
         model = Knowledge(packed_state(server))
         restored = restored_model(server.specs[0], server.shape, server.classes, unpacked(model))
-        judged = self._holdings.judge(restored, None, compute=server.compute)
-        server.records.update({key: value for key, value in judged.metrics.items() if key[1] in ("accuracy", "loss")})
+        evaluation = self._holdings.evaluate(restored, None, compute=server.compute)
+        server.records.update(
+            {key: value for key, value in evaluation.metrics.items() if key[1] in ("accuracy", "loss")}
+        )
         if moment.step < self.schedule.handovers:
             return asked
         server.state.clear()

@@ -151,7 +151,7 @@ def _merged(
         merged.append(cells[number].method.merge(alone, reports))
         server.state |= {f"{_STATE}{number}/{round}/{name}": tensor for name, tensor in alone.state.items()}
         if number == 0 and round == 0:
-            # A federation with a model at the server is judged at its start by that of the method as given.
+            # A federation with a model at the server is evaluated at its start by that of the method as given.
             server.models = alone.models
     return merged
 

@@ -44,7 +44,7 @@ class SearchPlan(Method):
 
     @property
     def rounds(self) -> int:
-        """Rounds of training a cell gets before it is judged."""
+        """Rounds of training a cell gets before it is evaluated."""
         return 3
 
     @property
