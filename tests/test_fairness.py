@@ -125,7 +125,7 @@ def only_judges_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return openly
 
-    for judge in ("judge", "evaluate_teacher"):
+    for judge in ("evaluate", "evaluate_teacher"):
         monkeypatch.setattr(Holdings, judge, opened(getattr(Holdings, judge)))
 
 

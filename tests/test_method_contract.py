@@ -116,7 +116,7 @@ class TestWriting:
         called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not {name for name in called if re.match(r"(np|numpy)\.random|random\.|torch\.manual_seed", name)}
         named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        assert not named & {"judged", "judge", "test"}
+        assert not named & {"judged", "evaluate", "test"}
 
 
 class TestRunning:
