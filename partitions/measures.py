@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import jensenshannon
-from scipy.special import entr
 
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -34,6 +32,8 @@ def label_entropy(counts: Counts) -> Values:
 
     0·log 0 = 0.
     """
+    from scipy.special import entr  # here, because it takes a while to import, and few processes measure anything
+
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return np.asarray(entr(shares).sum(axis=1), np.float64)
 
@@ -43,6 +43,8 @@ def label_distance(counts: Counts) -> Values:
 
     The square root of the divergence to base 2: 0 where they are equal, 1 where they share no class.
     """
+    from scipy.spatial.distance import jensenshannon
+
     distance = np.full(len(counts), np.nan)
     held = np.flatnonzero(counts.sum(axis=1))
     # Equal distributions may come out a rounding below zero, and the root of that as NaN.

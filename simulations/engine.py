@@ -16,20 +16,18 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from annotated_types import Ge, Gt
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from pydantic.dataclasses import dataclass as checked
 
-from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
 from fedkd.flower.strategy import wait_for_nodes
+from simulations.ray_settings import RaySettings
 
 CLIENT_RAISED = 2
 """Flower's code for an error reply of a client that raised."""
@@ -38,16 +36,6 @@ GROUPS_A_WORKER = 2
 shorter work would wait. Each serves a group of clients."""
 MOST_CLIENTS = 400
 """Clients whose messages are in flight at once, in all lanes together: the driver holds them in memory."""
-
-
-@checked(frozen=True, config=STRICT)
-class RaySettings:
-    """The `[ray]` table: what each client is given while it runs. It changes no result."""
-
-    num_cpus: Annotated[float, Gt(0)] = 1.0
-    """CPUs a client"""
-    num_gpus: Annotated[float, Ge(0)] = 0.0
-    """GPUs a client, a share of one where below 1"""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from fedkd.settings.training import Pretraining, Training
 from fedkd.training.augment import augmentation
 from fedkd.training.rates import SCHEDULES
 from simulations.arms import NAMEABLE, names_by_spec, specs_of
-from simulations.engine import RaySettings
+from simulations.ray_settings import RaySettings
 from simulations.splits import partition_strategy
 from simulations.transfer import labelled
 
@@ -127,7 +127,11 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
     )
     swept = tuple(key for key in keys if len(dict.fromkeys(map(repr, values[key]))) > 1)
     settings = _checked("ray", RaySettings, {key.removeprefix("ray."): options[0] for key, options in ray.items()})
+    # Whether specs can be run together does not depend on the seed.
+    alike: dict[Federation, Federation] = {}
     for federation in federations:
+        alike.setdefault(replace(federation, seed=0), federation)
+    for federation in alike.values():
         check(federation)
     return Recipe(name, federations, swept, settings, flat, names=names)
 

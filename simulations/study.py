@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.results.table import rebuild
 from fedkd.base.files import forget_files, look_beside
 from fedkd.base.own_code import reason
 from fedkd.flower.apps import client_app
@@ -74,6 +73,8 @@ class Study:
             failures = self._run_unfinished(folder, journals, runtime, lanes, verbose, watcher)
             folder.remove_empty_state()
             if folder.has_journals:
+                from analysis.results.table import rebuild  # imports pandas, which nothing before it needs
+
                 rebuild(self.out)
         if self.stop.is_set():
             raise Interrupted

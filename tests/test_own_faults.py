@@ -13,7 +13,8 @@ import pytest
 from analysis.results.files import replacing
 from analysis.results.journal import ResultsError
 from simulations import engine
-from simulations.engine import RaySettings, check_resources
+from simulations.engine import check_resources
+from simulations.ray_settings import RaySettings
 from tests.conftest import TINY, Call, Ended, written
 
 MODEL = """

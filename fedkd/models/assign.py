@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,17 +72,24 @@ def assignment(models: str, clients: int) -> tuple[str, ...]:
     rest = [client for client in range(clients) if client not in given]
     if rest and not shared:
         raise UserError(f"models = {models!r}: client {rest[0]} has no model; add one for the rest, as in {models}|cnn")
-    total = sum(alternative.weight for alternative in shared)
-    counts = [0] * len(shared)
-    for number, client in enumerate(rest, start=1):
-        # Whoever lags most behind its share is next: equal weights come in turn.
-        lag = [alternative.weight / total * number - count for alternative, count in zip(shared, counts, strict=True)]
-        chosen = max(range(len(shared)), key=lambda place: (round(lag[place], 9), -place))
-        counts[chosen] += 1
-        given[client] = shared[chosen].spec
-    if idle := [alternative.spec for alternative, count in zip(shared, counts, strict=True) if not count]:
+    turns = list(itertools.islice(_turns([each.weight for each in shared]), len(rest)))
+    given |= {client: shared[turn].spec for client, turn in zip(rest, turns, strict=True)}
+    used = set(turns)
+    if idle := [alternative.spec for turn, alternative in enumerate(shared) if turn not in used]:
         raise UserError(f"models = {models!r}: no client is left for {idle[0]} among {clients}; add clients or drop it")
     return tuple(given[client] for client in range(clients))
+
+
+def _turns(weights: Sequence[float]) -> Iterator[int]:
+    """Which alternative each next client takes, for ever: the one that lags most behind its share; ties, the first."""
+    if len(set(weights)) == 1:
+        yield from itertools.cycle(range(len(weights)))
+    total, counts = sum(weights), [0] * len(weights)
+    for number in itertools.count(1):
+        lag = [round(weight / total * number - count, 9) for weight, count in zip(weights, counts, strict=True)]
+        chosen = lag.index(max(lag))
+        counts[chosen] += 1
+        yield chosen
 
 
 def _read(part: str, models: str, clients: int) -> _Alternative:

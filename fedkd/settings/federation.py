@@ -87,6 +87,8 @@ class Federation:
     def bringers(self) -> tuple[int, ...]:
         """Ids of the clients whose model brings weights of its own, ascending."""
         specs = {spec: ARCHITECTURES.build(spec).brings_weights for spec in dict.fromkeys(self.client_models)}
+        if not any(specs.values()):
+            return ()
         return tuple(client for client, spec in enumerate(self.client_models) if specs[spec])
 
     def to_json(self) -> str:
