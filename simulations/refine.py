@@ -36,6 +36,7 @@ from fedkd.difference_sampling.samplers import ROLES, Score, combined
 from fedkd.models import build_model
 from fedkd.protocol.client import best_device
 from fedkd.settings.training import Optimisation
+from fedkd.tensors.ranking import highest
 from fedkd.tensors.samples import Data
 from partitions.contract import stream as partition_stream
 from partitions.holdout import hold_out
@@ -163,7 +164,7 @@ def refine(asked: Refining, progress: Progress) -> Refined:
     scores = combined(cast("Score", asked.score), told, len(scored), stream(asked.seed, "refine"))
     if not scores.isfinite().all():
         raise UserError("some scores are not finite: the training of teacher or reference diverged; lower --lr")
-    kept = difference.top(scores, 1.0 if asked.score == "all" else asked.keep).numpy()
+    kept = highest(scores, 1.0 if asked.score == "all" else asked.keep).numpy()
     return _described(asked, clean, dataset, scored, scores.numpy(), kept, len(learning))
 
 

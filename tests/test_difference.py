@@ -21,13 +21,12 @@ from fedkd.difference_sampling.difference import (
     histogram,
     sample_losses,
     threshold,
-    top,
-    wanted,
 )
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.models import build_model
 from fedkd.tensors import top_k
 from fedkd.tensors.losses import kl
+from fedkd.tensors.ranking import highest, share
 from fedkd.tensors.samples import Data
 from tests.small import drawn
 
@@ -88,15 +87,15 @@ class TestTop:
     @drawn
     @given(st.lists(st.integers(-4, 4), min_size=1, max_size=60), st.floats(0.01, 1.0))
     def test_it_is_a_sort_by_score_and_place(self, scores: list[int], keep: float) -> None:
-        found = top(torch.tensor(scores, dtype=torch.float32), keep).tolist()
+        found = highest(torch.tensor(scores, dtype=torch.float32), keep).tolist()
         ranked = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
         assert found == sorted(ranked[: max(1, int(keep * len(scores) + 1e-6))])
 
     def test_shares_are_what_they_are_written_as(self) -> None:
-        assert [wanted(0.29, 100), wanted(0.7, 10), wanted(1.0, 7), wanted(0.5, 7), wanted(0.01, 7)] == [29, 7, 7, 3, 1]
+        assert [share(0.29, 100), share(0.7, 10), share(1.0, 7), share(0.5, 7), share(0.01, 7)] == [29, 7, 7, 3, 1]
 
     def test_of_equal_scores_the_first_are_kept(self) -> None:
-        assert top(torch.zeros(1000), 0.25).tolist() == list(range(250))
+        assert highest(torch.zeros(1000), 0.25).tolist() == list(range(250))
 
 
 class TestCut:
@@ -115,7 +114,7 @@ class TestCut:
         ]
         everything = torch.cat(parties)
         exact = torch.zeros(len(everything), dtype=torch.bool)
-        exact[top(everything, keep)] = True
+        exact[highest(everything, keep)] = True
         found = torch.cat(self.kept(parties, keep))
         assert int((found ^ exact).sum()) <= 0.01 * int(exact.sum())
         assert len({float(own.double().mean()) for own in self.kept(parties, keep)}) > 1, "some keep more than others"

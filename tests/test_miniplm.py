@@ -28,6 +28,7 @@ from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.tensors import top_k
+from fedkd.tensors.ranking import highest as top_share
 from fedkd.tensors.samples import Data
 from fedkd.training.batch import Batch
 from tests.small import LABELLED, UNLABELLED, Outcome, distance, federate, own_cache, preparing, same_weights, small
@@ -204,7 +205,7 @@ class TestGlobalCut:
         pairs = zip(
             bare_losses(models["reference"], everything), bare_losses(models["teacher"], everything), strict=True
         )
-        best = difference.top(torch.tensor([poor - good for poor, good in pairs]), 0.4).tolist()
+        best = top_share(torch.tensor([poor - good for poor, good in pairs]), 0.4).tolist()
         found = []
         for client, first in zip(clients, (0, 10), strict=True):
             client.round = 1

@@ -25,12 +25,13 @@ from analysis.measures.refinement import keep_levels, steps_curves
 from fedkd.base.errors import UserError
 from fedkd.data import Dataset, load
 from fedkd.data.tokens import decode
-from fedkd.difference_sampling.difference import sample_losses, top
+from fedkd.difference_sampling.difference import sample_losses
 from fedkd.difference_sampling.refinement import trained
 from fedkd.models import build_model
 from fedkd.models.checkpoint import save_checkpoint
 from fedkd.node.node import SERVER, Node
 from fedkd.settings.training import Optimisation, Training
+from fedkd.tensors.ranking import highest
 from fedkd.tensors.samples import Data
 from fedkd.training.batch import Fit
 from fedkd.training.fit import fit
@@ -100,7 +101,7 @@ class TestKept:
             each[spec] = sample_losses(model, Data(*dataset.pairs(rows)))
         scores = each[REFERENCE] - each[TEACHER]
         assert np.allclose(found.table["score"], scores, atol=1e-5)
-        assert found.manifest["chunks"] == rows[top(scores, 0.3)].tolist()
+        assert found.manifest["chunks"] == rows[highest(scores, 0.3)].tolist()
         assert found.table["kept"].sum() == len(found.manifest["chunks"]) == int(0.3 * len(rows))
 
     def test_nothing_that_the_models_have_learnt_from_is_scored_and_no_test_chunk(self, corpus: str) -> None:

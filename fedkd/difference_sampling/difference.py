@@ -1,6 +1,6 @@
 """Difference sampling: which samples a good model finds easier than a poor one does, and the best share of them.
 
-Gu et al., arXiv 2410.17215 (MiniPLM), step by step: `sample_losses` of two models, their difference, `top`. Over
+Gu et al., arXiv 2410.17215 (MiniPLM), step by step: `sample_losses` of two models, their difference, `highest`. Over
 several parties, who keep their scores to themselves, the cut is found from histograms (ours): the counts of all are
 added, `cut_bin` names the bin in which the cut lies, and `threshold` reads it off a second histogram of that bin.
 Losses and scores are in nats a row: a row of predictions is a token, or an image.
@@ -8,7 +8,6 @@ Losses and scores are in nats a row: a row of predictions is a token, or an imag
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedkd.tensors.compute import PLAIN, Compute
+from fedkd.tensors.ranking import share
 from fedkd.tensors.samples import Data, rows_a_sample
 
 BINS = 1024
@@ -48,17 +48,6 @@ def sample_losses(
     return torch.cat(found)
 
 
-def wanted(keep: float, samples: int) -> int:
-    """⌊keep·samples⌋, but at least one: 0.29 of 100 is 29, although the product is below it in binary."""
-    return max(1, math.floor(round(keep * samples, 6)))
-
-
-def top(scores: Tensor, keep: float) -> Tensor:
-    """Ascending int64 indices of the ⌊keep·n⌋ highest of (n,) scores; of equal ones, the first."""
-    ranked = scores.argsort(descending=True, stable=True)
-    return ranked[: wanted(keep, len(scores))].sort().values
-
-
 def histogram(scores: Tensor, low: float = LOW, high: float = HIGH) -> Tensor:
     """(BINS + 2,) int32 counts: below `low`, in BINS equal bins up to `high`, and from there on."""
     place = torch.bucketize(scores.double(), _edges(low, high).to(scores.device), right=True)
@@ -68,7 +57,7 @@ def histogram(scores: Tensor, low: float = LOW, high: float = HIGH) -> Tensor:
 def cut_bin(counts: Tensor, keep: float) -> tuple[float, float]:
     """(low, high) of the bin of a first histogram, summed over all parties, in which the `keep` highest end."""
     edges, above = _edges(LOW, HIGH), _above(counts)
-    enough = int((above >= wanted(keep, int(counts.sum()))).sum())
+    enough = int((above >= share(keep, int(counts.sum()))).sum())
     at = min(max(enough - 1, 0), BINS - 1)
     return float(edges[at]), float(edges[at + 1])
 
@@ -78,7 +67,7 @@ def threshold(counts: Tensor, keep: float, low: float, high: float) -> float:
 
     `counts` is a histogram from `low` to `high`, summed over all parties. Equal scores are kept or left together.
     """
-    excess = (_above(counts) - wanted(keep, int(counts.sum()))).abs()
+    excess = (_above(counts) - share(keep, int(counts.sum()))).abs()
     return float(_edges(low, high)[int(excess.argmin())])
 
 

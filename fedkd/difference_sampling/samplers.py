@@ -13,6 +13,7 @@ from fedkd.difference_sampling import difference, refinement
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.models import Model
 from fedkd.node.node import Node
+from fedkd.tensors.ranking import highest
 from fedkd.tensors.samples import Data, rows_a_sample
 
 Score = Literal["difference", "reference", "bottom", "random", "all"]
@@ -113,7 +114,7 @@ def take(client: Node, at: float) -> None:
     known = client.state.pop(SCORES)
     client.state.pop(RANGE)
     index = (known.double() >= at).nonzero().flatten()
-    client.state[KEPT] = index if len(index) else difference.top(known, 1 / len(known))
+    client.state[KEPT] = index if len(index) else highest(known, 1 / len(known))
     if SOFT in client.state:
         client.state[SOFT] = client.state[SOFT].view(len(known), -1, client.state[SOFT].shape[1])[index].flatten(0, 1)
 

@@ -13,6 +13,7 @@ from annotated_types import Gt, Interval
 from torch import Tensor
 
 from fedkd.base.catalogue import Catalogue
+from fedkd.tensors.ranking import highest
 
 if TYPE_CHECKING:
     from fedkd.node.node import Node
@@ -57,19 +58,12 @@ class Ranked(Selection):
     def mask(self, client: Node, target: Target, loss: Loss) -> Tensor:
         kept = client.state.get("selected")
         if kept is None or (client.round - 1) % self.every == 0:
-            kept = highest(self.scores(client, target, loss), self.keep)
+            scores = self.scores(client, target, loss)
+            kept = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+            kept[highest(scores, self.keep)] = True
             if self.every > 1:
                 client.state["selected"] = kept
         return kept
-
-
-def highest(scores: Tensor, keep: float) -> Tensor:
-    """(n,) bool: the ⌊keep·n⌋ highest of (n,) scores, at least one; ties go to the first."""
-    kept = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-    order = scores.argsort(descending=True, stable=True)
-    # Products such as 0.7·10 fall short of the whole number by their rounding.
-    kept[order[: max(1, int(keep * len(scores) + 1e-9))]] = True
-    return kept
 
 
 SELECTIONS: Catalogue[Selection] = Catalogue("selection", "fedkd.distillation.selections", Selection)  # type: ignore[type-abstract]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
-from fedkd.difference_sampling import difference, refinement, samplers
+from fedkd.difference_sampling import refinement, samplers
 from fedkd.difference_sampling.samplers import OWN, SOFT, Score
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.weights import packed, unpacked
@@ -25,6 +25,7 @@ from fedkd.node.node import Node
 from fedkd.settings.federation import Federation
 from fedkd.tensors import top_k
 from fedkd.tensors.losses import kl
+from fedkd.tensors.ranking import highest, share
 from fedkd.training.batch import Batch, Fit, Target
 from fedkd.training.fit import fit
 
@@ -198,7 +199,7 @@ class MiniPLM(Method):
             if samplers.CHUNKS in reports.get(client, ()):
                 own |= common
                 if self.generated:
-                    chunks = difference.wanted(self.generated, int(reports[client][samplers.CHUNKS]))
+                    chunks = share(self.generated, int(reports[client][samplers.CHUNKS]))
                     spec = self._spec(server, "teacher")
                     own[samplers.TEXT] = samplers.written(server, models["teacher"], spec, client, chunks)
             if own:
@@ -222,7 +223,7 @@ class MiniPLM(Method):
             client.state[samplers.SCORES] = found
         else:
             keep = 1.0 if self.score == "all" else self.keep
-            client.state[samplers.KEPT] = difference.top(found, keep)
+            client.state[samplers.KEPT] = highest(found, keep)
         if self.distil:
             # With a cut still to come, the teacher's predictions of what will not be kept are dropped then.
             data = samplers.learnt_from(client)
