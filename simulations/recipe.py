@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedkd.base.errors import UserError, nearest
 from fedkd.base.files import look_beside
+from fedkd.base.problems import first_problem
 from fedkd.base.spec import parse, terms
 from fedkd.channels.contract import CHANNELS
 from fedkd.models import ARCHITECTURES
@@ -243,12 +244,9 @@ def _checked(table: str, owner: type[Any], values: Mapping[str, Any]) -> Any:
     try:
         return owner(**values)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
-        field = str(problems[0]["loc"][0]) if problems[0]["loc"] else ""
-        key = f"{table}.{field}" if table else field
-        default = next((f.default for f in fields(owner) if f.name == field), MISSING)
+        problem = first_problem(error)
+        key = f"{table}.{problem.field}" if table else problem.field
+        default = next((field.default for field in fields(owner) if field.name == problem.field), MISSING)
         example = f" (default {default!r})" if default is not MISSING else ""
-        # Where several types are right, each has its own problem.
-        told = dict.fromkeys(problem["msg"] for problem in problems if problem["loc"][:1] == problems[0]["loc"][:1])
-        message = " or ".join(text[0].lower() + text[1:] for text in told)
-        raise UserError(f"recipe key {key!r}: {message}{example}, found {values.get(field)!r}") from error
+        given = values.get(problem.field)
+        raise UserError(f"recipe key {key!r}: {problem.message}{example}, found {given!r}") from error

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError, nearest
 from fedkd.base.files import file_cache
+from fedkd.base.problems import first_problem
 from fedkd.base.spec import parse
 from fedkd.data import Dataset, load
 from fedkd.tensors.samples import Data
@@ -61,8 +62,8 @@ def transfer_set(text: str) -> Public | None:
     try:
         public = Public(**values)
     except (ValidationError, TypeError) as error:
-        problem = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise UserError(f"transfer = {text!r}: {problem[0].lower()}{problem[1:]}; {form}") from error
+        problem = first_problem(error) if isinstance(error, ValidationError) else error
+        raise UserError(f"transfer = {text!r}: {problem}; {form}") from error
     if public.fraction == 1 and not public.source and not public.classes:
         raise UserError(f"transfer = {text!r}: fraction=1.0 would leave the clients nothing; {form}")
     return public

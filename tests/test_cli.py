@@ -244,12 +244,16 @@ class TestList:
 
     def test_shows_every_key_of_a_recipe(self, call: Call) -> None:
         ended = call("list", "keys")
-        lines = ended.out.splitlines()
-        assert [line.split(":")[0].strip() for line in lines[1::2]] == list(known_keys())
+        _, how, *lines = ended.out.splitlines()
+        assert "A list where one value would do sweeps" in how
+        assert [line.split(":")[0].strip() for line in lines[::2]] == list(known_keys())
         assert "  train.lr: float > 0 = 0.05" in lines
         assert "  pretrain.epochs: 'auto' | 'converged' | 'early_stopping' | int ≥ 0 = 'auto'" in lines
-        assert all(line.strip() for line in lines[2::2]), "every key has a help"
-        assert "| `train.lr` | float > 0 | `0.05` | learning rate, constant |" in call("list", "--markdown").out
+        assert all(line.strip() for line in lines[1::2]), "every key has a help"
+        assert (
+            "| `train.lr` | float > 0 | `0.05` | learning rate, which `warmup` and `schedule` change from step to step |"
+            in call("list", "--markdown").out
+        )
 
     def test_shows_what_each_recipe_asks_how_long_and_on_which_data(self, call: Call) -> None:
         printed = call("list", "recipes").out

@@ -23,6 +23,7 @@ from pydantic import ConfigDict, ValidationError
 
 from fedkd.base.errors import UserError, nearest
 from fedkd.base.own_code import load_file
+from fedkd.base.problems import first_problem
 from fedkd.base.spec import Spec, parse
 
 T = TypeVar("T")
@@ -123,7 +124,7 @@ def made(noun: str, spec: Spec, entry: type[T]) -> T:
     try:
         return entry(**arguments)
     except ValidationError as error:
-        raise UserError(f"{noun} {spec.name}: {_first_problem(error)}") from error
+        raise UserError(f"{noun} {spec.name}: {first_problem(error)}") from error
     except TypeError as error:  # a plain dataclass in a user's file
         raise UserError(f"{noun} {spec.name}: {error}") from error
 
@@ -203,14 +204,3 @@ def _plain(default: Any) -> Any:
 def _as_tuple(value: Any) -> Any:
     """Values of frozen objects are hashable: a list in a spec string becomes a tuple."""
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    if problem["type"] in ("missing", "missing_argument"):
-        return f"parameter {str(problem['loc'][-1])!r} has no default; give it a value"
-    where = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    where = f"{where}: " if where else ""
-    found = f", found {problem['input']!r}" if where else ""
-    return f"{where}{message[0].lower()}{message[1:]}{found}"

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
+from fedkd.base.problems import first_problem
 from fedkd.base.spec import parse
 from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
 from fedkd.knowledge.weights import average, bundled, unpacked
@@ -189,7 +190,7 @@ def consolidation(start: str) -> Consolidate | None:
         try:
             made = Consolidate(**spec.arguments)
         except ValidationError as error:
-            raise UserError(f"start = {start!r}: {error.errors(include_url=False)[0]['msg'].lower()}") from error
+            raise UserError(f"start = {start!r}: {first_problem(error)}") from error
     elif spec.name in METHODS.names:
         made = Consolidate(method=str(spec))
     else:

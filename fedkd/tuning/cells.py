@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from fedkd.base.catalogue import parameters
 from fedkd.base.errors import UserError, nearest
 from fedkd.base.files import file_cache
+from fedkd.base.problems import first_problem
 from fedkd.base.spec import Spec, parse
 from fedkd.method import METHODS, Method
 from fedkd.settings.training import Training
@@ -45,8 +46,7 @@ def cell(method: str, grid: Grid, training: Training, point: Point | None) -> Ce
         built = METHODS.build(str(Spec(spec.name, arguments, spec.file, spec.argument)))
         trained = replace(training, **{name: value for name, value in values.items() if name not in own})
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise UserError(f"grid, at {described}: {problem['loc'][0]}: {problem['msg']}") from error
+        raise UserError(f"grid, at {described}: {first_problem(error)}") from error
     except UserError as error:
         raise UserError(f"grid, at {described}: {error}" if values else str(error)) from error
     made = {name: getattr(built if name in own else trained, name) for name in grid.names}
