@@ -250,10 +250,7 @@ class TestList:
         assert "  train.lr: float > 0 = 0.05" in lines
         assert "  pretrain.epochs: 'auto' | 'converged' | 'early_stopping' | int ≥ 0 = 'auto'" in lines
         assert all(line.strip() for line in lines[1::2]), "every key has a help"
-        assert (
-            "| `train.lr` | float > 0 | `0.05` | learning rate, which `warmup` and `schedule` change from step to step |"
-            in call("list", "--markdown").out
-        )
+        assert "| `train.lr` | float > 0 | `0.05` | learning rate, which `warmup`" in call("list", "--markdown").out
 
     def test_shows_what_each_recipe_asks_how_long_and_on_which_data(self, call: Call) -> None:
         printed = call("list", "recipes").out
