@@ -5,6 +5,7 @@ What a method needs is importable from here; `fedkd.apps` and `fedkd.strategy` a
 
 from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
+from fedkd.distillation.distilling import Distilling
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
 from fedkd.node.holdings import Holdings, Loader
@@ -21,6 +22,7 @@ __all__ = [
     "STRICT",
     "Batch",
     "Data",
+    "Distilling",
     "Federation",
     "Fit",
     "Holdings",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedkd.base.errors import UserError
 from fedkd.base.spec import Spec
 from fedkd.base.streams import stream
+from fedkd.distillation.distilling import Distilling
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
 from fedkd.models import Model, build_model
@@ -133,6 +134,13 @@ def _may(spec: str, transfer: str) -> bool:
     except UserError:
         return False
     return True
+
+
+def distilling(spec: str) -> Distilling:
+    """A method that distils soft predictions."""
+    method = METHODS.build(spec)
+    assert isinstance(method, Distilling)
+    return method
 
 
 def model(seed: int = 0, spec: str = MODEL) -> Model:

@@ -9,13 +9,14 @@ from fedkd.base.errors import UserError
 from fedkd.base.streams import stream
 from fedkd.distillation import autoencoder
 from fedkd.distillation.class_teacher import SOFT_LABELS, ClassTeacher
+from fedkd.distillation.distilling import Distilling
 from fedkd.distillation.teachers import choose, class_teacher_in, peers_in
 from fedkd.knowledge.knowledge import Knowledge
-from fedkd.method import METHODS, Method
+from fedkd.method import METHODS
 from fedkd.node.node import Node
 from fedkd.protocol.schedule import schedule_of
 from fedkd.training.batch import Target
-from tests.small import LABELLED, Outcome, federate, node, same_outcome, server, small
+from tests.small import LABELLED, Outcome, distilling, federate, node, same_outcome, server, small
 from tests.small import own_cache as own_cache
 
 ALONE = 'kd(teachers="autoencoder(epochs=2)")'
@@ -53,7 +54,7 @@ class TestAlone:
         assert not outcome.knowledge[3]
 
     def test_every_sample_is_taught_the_soft_label_of_its_class(self) -> None:
-        method, client = METHODS.build(ALONE), node(labelled=True)
+        method, client = distilling(ALONE), node(labelled=True)
         client.state[SOFT_LABELS] = torch.randn(3, 3, generator=stream("q")).log_softmax(1)
         target = method.target(client, method.joined(client, None))
         assert target is not None
@@ -72,7 +73,7 @@ class TestBeside:
         for student in range(3):
             peers = [outcome.reports[0][peer]["logits"] for peer in range(3) if peer != student]
             assert torch.equal(outcome.knowledge[1][student]["logits"], torch.stack(peers))
-        method, client = METHODS.build(spec), node(labelled=True)
+        method, client = distilling(spec), node(labelled=True)
         client.state[SOFT_LABELS] = torch.randn(3, 3, generator=stream("q")).log_softmax(1)
         stack = torch.randn(2, 14, 3, generator=stream("peers"))
         joined = method.joined(client, stack)
@@ -82,7 +83,7 @@ class TestBeside:
         assert torch.equal(joined[2], client.state[SOFT_LABELS][client.public.y])
 
     def test_kd_learns_the_mean_over_all_of_them(self) -> None:
-        method, client = METHODS.build(BESIDE), node(labelled=True)
+        method, client = distilling(BESIDE), node(labelled=True)
         client.state[SOFT_LABELS] = torch.randn(3, 3, generator=stream("q")).log_softmax(1)
         stack = torch.randn(2, 14, 3, generator=stream("peers"))
         joined = method.joined(client, stack)
@@ -108,7 +109,7 @@ class TestBeside:
         assert not same_outcome(*sums), "beside one peer it is the second"
 
     def test_what_peers_said_first_is_heard_in_round_1(self) -> None:
-        method, client = METHODS.build('kd(teachers="others+autoencoder", refresh="every round")'), node(labelled=True)
+        method, client = distilling('kd(teachers="others+autoencoder", refresh="every round")'), node(labelled=True)
         encoder = {f"encoder/{name}": value for name, value in autoencoder.encoder(1).state_dict().items()}
         peers = torch.randn(2, 14, 3, generator=stream("peers"))
         method.prepare(client, Knowledge(encoder, logits=peers.half()))
@@ -116,7 +117,7 @@ class TestBeside:
 
         def listening(at: Node, said: torch.Tensor) -> Target | None:
             heard.append(said)
-            return Method.target(method, at, said)
+            return Distilling.target(method, at, said)
 
         object.__setattr__(method, "target", listening)
         method.learn(client, Knowledge({SOFT_LABELS: torch.zeros(3, 3)}))
@@ -146,7 +147,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("spec", [ALONE, BESIDE])
     def test_labels_and_a_transfer_set_are_needed(self, spec: str) -> None:
-        method = METHODS.build(spec)
+        method = distilling(spec)
         for federation, labelled in ((small(spec), False), (small(spec, transfer="private"), True)):
             with pytest.raises(UserError, match=r"teachers.*labelled=true"):
                 method.check(federation, labelled)
@@ -167,7 +168,5 @@ class TestLimits:
     def test_its_bytes_stand_apart_from_those_of_a_search(self) -> None:
         from fedkd.protocol.ledger import added
 
-        rows = added(
-            [], [(0, "", "bytes_up", 3.0), (0, "", "bytes_down", 4.0)], f"{METHODS.build(ALONE).preparation}_bytes"
-        )
+        rows = added([], [(0, "", "bytes_up", 3.0), (0, "", "bytes_down", 4.0)], METHODS.build(ALONE).preparation)
         assert (0, "", "encoder_bytes", 7.0) in rows

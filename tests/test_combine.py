@@ -10,10 +10,10 @@ from torch import Tensor
 
 from fedkd.base.streams import stream
 from fedkd.distillation.class_teacher import SOFT_LABELS
+from fedkd.distillation.distilling import Distilling
 from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
-from fedkd.method import METHODS, Method
 from fedkd.node.received import predicted
-from tests.small import CLASSES, federate, node, same_outcome, server, small, start
+from tests.small import CLASSES, distilling, federate, node, same_outcome, server, small, start
 from tests.small import own_cache as own_cache
 
 OWN = '''
@@ -46,7 +46,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def target_of(method: Method, client: object, knowledge: Knowledge) -> Tensor:
+def target_of(method: Distilling, client: object, knowledge: Knowledge) -> Tensor:
     """What the student of a client would learn in its round, before any revision."""
     job = next(iter(method.plan(client, knowledge)))  # type: ignore[arg-type]
     assert job.target is not None
@@ -66,7 +66,7 @@ def target_of(method: Method, client: object, knowledge: Knowledge) -> Tensor:
     ],
 )
 def test_over_the_wire_once(file: Path, arguments: str) -> None:
-    method = METHODS.build(f"{file}:shifted({arguments})")
+    method = distilling(f"{file}:shifted({arguments})")
     nodes, at = [node(client, labelled=True) for client in range(3)], server(labelled=True)
     sent = start(method, nodes, at)
     teachers = torch.stack([over_the_wire(each.transfer_logits(), method.wire) for each in nodes[1:]])
@@ -77,7 +77,7 @@ def test_over_the_wire_once(file: Path, arguments: str) -> None:
 
 
 def test_from_models_once(file: Path) -> None:
-    method = METHODS.build(f"{file}:shifted")
+    method = distilling(f"{file}:shifted")
     nodes, at = [node(client) for client in range(3)], server()
     for each in (*nodes, at):
         each.transfer = None
@@ -88,14 +88,14 @@ def test_from_models_once(file: Path) -> None:
 
 
 def test_of_one_s_own_past_once(file: Path) -> None:
-    method, client = METHODS.build(f'{file}:shifted(teachers="self")'), node()
+    method, client = distilling(f'{file}:shifted(teachers="self")'), node()
     start(method, [client], server(clients=1))
     own = over_the_wire(client.transfer_logits(), "float16").unsqueeze(0)
     assert torch.equal(target_of(method, client, Knowledge()), method.combine(client, own))
 
 
 def test_with_an_autoencoder_beside_once(file: Path) -> None:
-    method, client = METHODS.build(f'{file}:shifted(teachers="others+autoencoder")'), node(labelled=True)
+    method, client = distilling(f'{file}:shifted(teachers="others+autoencoder")'), node(labelled=True)
     peers = torch.randn(2, len(client.public), CLASSES, generator=stream("peers"))
     soft = torch.randn(CLASSES, CLASSES, generator=stream("soft")).log_softmax(1)
     labels = client.public.y

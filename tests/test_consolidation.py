@@ -217,7 +217,7 @@ def predictions(model: small.Weights) -> torch.Tensor:
 def test_parallel_the_best_client_learns_from_all_others_at_once(method: str) -> None:
     numbers, models = run(method)
     best, *others = ranked(numbers)
-    before, built = pretrained(), METHODS.build(method)
+    before, built = pretrained(), small.distilling(method)
     stack = torch.stack([over_the_wire(predictions(before[other]), "float16") for other in sorted(others)])
     merged = to_wire(built.combine(small.server(clients=CLIENTS), stack), "float16")
     assert small.distance(models[0][1], taught(best, before[best], merged, method)) < 1e-6

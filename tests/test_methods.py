@@ -16,6 +16,7 @@ from fedkd.distillation.teachers import choose
 from fedkd.knowledge.knowledge import Knowledge, over_the_wire
 from fedkd.method import METHODS, Method
 from fedkd.methods.kd import KD
+from fedkd.node.moment import AT_START
 from fedkd.node.node import Node
 from fedkd.settings.training import Training
 from fedkd.tensors.losses import OBJECTIVES, cross_entropy
@@ -28,6 +29,7 @@ from tests.small import (
     UNLABELLED,
     cornered,
     distance,
+    distilling,
     federate,
     node,
     preparing,
@@ -177,7 +179,7 @@ class TestKD:
             method.learn(client, Knowledge())
             if refresh == "every round":
                 method.report(client)
-            target = method.target(client, None)
+            target = method.target(client, method.predictions(client, Knowledge()))
             assert target is not None
             assert torch.equal(target.logits, client.transfer_logits() if follows else first)
             assert not torch.equal(client.transfer_logits(), first)
@@ -208,8 +210,8 @@ class TestKD:
 def listening() -> list[str]:
     """Every method whose students are taught by other clients."""
     built = {name: METHODS.build(name) for name in METHODS.names}
-    alone = {name for name, of in built.items() if of.refresh == "never" or of.teachers == "self"}
-    return [cornered(name) for name, of in built.items() if name not in alone and not of.has_global_model]
+    taught = [name for name, of in built.items() if of.reports(AT_START) == "teachers" and not of.has_global_model]
+    return [cornered(name) for name in taught]
 
 
 class TestMerging:
@@ -255,7 +257,7 @@ class TestMerging:
     @pytest.mark.parametrize("spec", ["kd(teachers='k(2)', refresh='every round')", "dp_kd(teachers='k(2)')"])
     def test_some_teachers_are_the_mean_or_best_of_some_others(self, spec: str) -> None:
         outcome = federate(small(spec, clients=5, rounds=3))
-        method, at = METHODS.build(spec), server(clients=5)
+        method, at = distilling(spec), server(clients=5)
         found = set()
         for exchange, sent in enumerate(outcome.knowledge):
             for student in sent:
@@ -350,6 +352,7 @@ class TestLocal:
 
 
 def _reported(method: Method, client: Node) -> Knowledge:
+    client.moment = AT_START
     method.setup(client)
     report = method.report(client)
     assert report is not None

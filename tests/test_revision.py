@@ -19,7 +19,19 @@ from fedkd.method import METHODS
 from fedkd.node.node import Node
 from fedkd.tensors.samples import Data
 from fedkd.training.batch import Batch
-from tests.small import LABELLED, UNLABELLED, distance, drawn, federate, node, same_outcome, same_weights, server, small
+from tests.small import (
+    LABELLED,
+    UNLABELLED,
+    distance,
+    distilling,
+    drawn,
+    federate,
+    node,
+    same_outcome,
+    same_weights,
+    server,
+    small,
+)
 from tests.small import own_cache as own_cache
 
 seeds = st.integers(0, 2**32 - 1)
@@ -159,7 +171,7 @@ class TestMethods:
 
     @EVERY
     def test_a_perfect_teacher_leaves_nothing_to_revise(self, spec: str) -> None:
-        method = METHODS.build(with_revision(spec))
+        method = distilling(with_revision(spec))
         plain = METHODS.build(spec.format(""))
         outcome = []
         for each in (method, plain):
@@ -177,7 +189,7 @@ class TestMethods:
         assert 0 < revised.rows[1, 0, "transfer", "revised"] < 1
 
     def test_the_target_is_the_revised_merge(self) -> None:
-        method = METHODS.build('kd(revise="labels(eta=0.6)")')
+        method = distilling('kd(revise="labels(eta=0.6)")')
         client = labelled_node()
         logits = torch.randn(1, 14, 3, generator=stream("target"))
         target = method.target(client, logits)
@@ -188,7 +200,7 @@ class TestMethods:
         assert torch.equal(target.revised, wrong)
 
     def test_each_teacher_may_be_revised_before_they_are_merged(self) -> None:
-        method = METHODS.build('kd(wire="float32", revise="labels(eta=0.6, per_teacher=true)")')
+        method = distilling('kd(wire="float32", revise="labels(eta=0.6, per_teacher=true)")')
         clients, at = [labelled_node(each) for each in range(3)], server(labelled=True)
         logits = {each.id: torch.randn(14, 3, generator=stream("said", each.id)) for each in clients}
         sent = method.merge(at, {client: Knowledge(logits=said) for client, said in logits.items()})
@@ -203,7 +215,7 @@ class TestMethods:
         assert torch.equal(target.unrevised, (logits[1] + logits[2]) / 2)
 
     def test_dp_kd_compares_what_was_said_and_learns_what_was_revised(self) -> None:
-        revised, plain = (METHODS.build(f"dp_kd({inside})") for inside in ('revise="labels(eta=0.8)"', ""))
+        revised, plain = (distilling(f"dp_kd({inside})") for inside in ('revise="labels(eta=0.8)"', ""))
         client = labelled_node()
         plain.setup(client)
         teacher = torch.randn(1, 14, 3, generator=stream("said")) * 0.5
@@ -226,7 +238,7 @@ class TestMethods:
     def test_models_that_travel_teach_on_labelled_samples(self) -> None:
         client = labelled_node()
         client.transfer = None
-        method = METHODS.build('kd(revise="labels(eta=0.8)")')
+        method = distilling('kd(revise="labels(eta=0.8)")')
         logits = torch.randn(1, len(client.private), 3, generator=stream("private"))
         target = method.target(client, logits)
         assert target is not None

@@ -36,8 +36,8 @@ FLOORS = (
     {"knowledge", "settings"},
     {"node"},
     {"training"},
-    {"difference_sampling", "distillation"},
     {"method.py"},
+    {"difference_sampling", "distillation"},
     {"protocol", "tuning"},
     {"flower", "methods"},
 )

@@ -24,6 +24,7 @@ from tests.small import (
     LABELLED,
     UNLABELLED,
     distance,
+    distilling,
     drawn,
     federate,
     node,
@@ -94,7 +95,7 @@ class TestControls:
         logits = torch.randn(14, 3, generator=stream("sure"))
         right = logits.argmax(1) == labels
         assert torch.equal(mask("teacher_correct", client, logits), right)
-        method = METHODS.build('kd(revise="labels", select="teacher_correct")')
+        method = distilling('kd(revise="labels", select="teacher_correct")')
         target = method.target(client, logits.unsqueeze(0))
         assert target is not None
         assert target.weights is not None
@@ -106,7 +107,7 @@ class TestControls:
         client, labels = labelled_node()
         logits = torch.randn(14, 3, generator=stream("sure"))
         kept = mask(select, client, logits)
-        method = METHODS.build(f"kd(revise='{revise}', select='{select}')")
+        method = distilling(f"kd(revise='{revise}', select='{select}')")
         target = method.target(client, logits.unsqueeze(0))
         assert target is not None
         assert target.weights is not None
@@ -141,7 +142,7 @@ class TestTheRest:
 
     @pytest.mark.parametrize("spec", ["kd(temperature=2.0, weight=0.3{})", "kd(weight=1.0{})", "dp_kd({})", "dml({})"])
     def test_the_loss_is_a_loop_over_samples(self, spec: str) -> None:
-        method = METHODS.build(spec.format(', select="random(keep=0.5)"' if "=" in spec else 'select="random"'))
+        method = distilling(spec.format(', select="random(keep=0.5)"' if "=" in spec else 'select="random"'))
         rng = stream("rest")
         student, teacher = torch.randn(6, 3, generator=rng), torch.randn(6, 3, generator=rng)
         own = torch.randn(4, 3, generator=rng)
@@ -163,7 +164,7 @@ class TestTheRest:
         assert float(method.loss(batch)) == pytest.approx(sum(truth) / 10 + scale * sum(distilled) / 6, rel=1e-5)
 
     def test_without_labels_the_rest_is_left_out(self) -> None:
-        method = METHODS.build('kd(weight=0.5, select="random(keep=0.5)")')
+        method = distilling('kd(weight=0.5, select="random(keep=0.5)")')
         rng = stream("rest")
         own, student, teacher = (torch.randn(5, 3, generator=rng) for _ in range(3))
         labels, weights = torch.randint(3, (5,), generator=rng), torch.tensor([1.0, 0, 1, 0, 0])
@@ -187,7 +188,7 @@ class TestTheRest:
         client.transfer = None
         labels = client.private.y
         assert labels is not None
-        method = METHODS.build('kd(select="teacher_correct")')
+        method = distilling('kd(select="teacher_correct")')
         logits = torch.randn(1, len(labels), 3, generator=stream("own"))
         target = method.target(client, logits)
         assert target is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fedkd.base.streams import stream
 from fedkd.method import METHODS
+from fedkd.models import build_model
 from fedkd.node.node import Node
 from fedkd.settings.training import Optimisation, Training
 from fedkd.tensors.losses import cross_entropy, kl
@@ -17,6 +19,7 @@ from fedkd.tensors.samples import Data
 from fedkd.training.batch import Batch, Fit, Labels, Target
 from fedkd.training.fit import fit
 from fedkd.training.optimisers import make_optimiser
+from tests import small
 from tests.small import CLASSES, SHAPE, distance, model, node, same_weights, weights
 from tests.small import own_cache as own_cache
 
@@ -301,6 +304,51 @@ class TestWork:
         after = client.transfer_logits()
         torch.testing.assert_close(after, client.student(client.public.x).detach())
         assert not torch.allclose(after, before)
+
+
+class TestRemembered:
+    """Predictions on the transfer set are computed once for equal weights, whoever changes these."""
+
+    @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+    @pytest.mark.parametrize("spec", [small.MODEL, 'resnet8(norm="batch")'])
+    def test_training_changes_them(self, optimizer: Any, spec: str) -> None:
+        client = node(training=Training(lr=0.1, batch_size=4, optimizer=optimizer, momentum=0.0))
+        shape = SHAPE if spec == small.MODEL else (1, 8, 8)
+        client.transfer = Data(torch.rand(6, *shape, generator=stream("r")), None)
+        client.data = Data(torch.rand(8, *shape, generator=stream("p")), torch.arange(8) % CLASSES)
+        client.models["student"] = build_model(spec, shape, CLASSES, 0, "r")
+        before = client.transfer_logits()
+        assert client.transfer_logits() is before
+        fit(client, Fit(_ce, steps=1, first=0))
+        assert not torch.equal(client.transfer_logits(), before)
+        assert torch.equal(client.transfer_logits(), client.predict(client.public.x))
+
+    def test_so_do_other_weights_another_student_and_other_samples(self) -> None:
+        client, other = node(), model(5)
+        known = client.transfer_logits()
+        client.student.load_state_dict(other.state_dict())
+        loaded = client.transfer_logits()
+        assert not torch.equal(loaded, known)
+        client.models["student"] = model(6)
+        assert not torch.equal(client.transfer_logits(), loaded)
+        client.transfer = Data(client.public.x[:5], None)
+        assert len(client.transfer_logits()) == 5
+
+    def test_running_statistics_count(self) -> None:
+        client = node()
+        client.transfer = Data(torch.rand(6, 1, 8, 8, generator=stream("r")), None)
+        client.models["student"] = build_model('resnet8(norm="batch")', (1, 8, 8), CLASSES, 0, "r")
+        known = client.transfer_logits()
+        with torch.no_grad():
+            client.student.train()(client.public.x)
+        assert not torch.equal(client.transfer_logits(), known)
+
+    def test_what_was_remembered_of_a_student_is_not_another_s(self) -> None:
+        client = node()
+        known = client.transfer_logits()
+        view = replace(client, models={"student": model(7)})
+        assert not torch.equal(view.transfer_logits(), known)
+        assert client.transfer_logits() is known
 
 
 @pytest.mark.parametrize("spec", ["local", "kd", "dml"])

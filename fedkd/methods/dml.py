@@ -11,10 +11,11 @@ from torch import Tensor
 from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
 from fedkd.base.streams import stream
+from fedkd.distillation.distilling import Distilling
 from fedkd.distillation.selection import Ranked
-from fedkd.distillation.teachers import Teachers, peers_in
-from fedkd.knowledge.knowledge import Knowledge, Wire
-from fedkd.method import Method, Refresh
+from fedkd.distillation.teachers import peers_in
+from fedkd.knowledge.knowledge import Knowledge
+from fedkd.method import Refresh
 from fedkd.node.node import Node
 from fedkd.node.sending import sent_logits
 from fedkd.settings.federation import Federation
@@ -25,7 +26,7 @@ from fedkd.training.batch import Batch, Fit
 
 
 @dataclass(frozen=True, config=STRICT)
-class DML(Method):
+class DML(Distilling):
     """Deep mutual learning: all clients learn from each other at once, CE + mean of KL(peer ‖ own) over the peers.
 
     Zhang et al. 2018, arXiv 1706.00384: their equation for K models has the mean over the K − 1 peers, their code the
@@ -47,15 +48,6 @@ class DML(Method):
     so each takes one N-th of the steps that it takes under other methods"""
     sync: Literal["round", "step"] = "round"
     """how often predictions travel: once a round, or at every step, on one common batch (needs [train] steps = 1)"""
-    wire: Wire = "float16"
-    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
-    (float16 where that is less)"""
-    teachers: Teachers = "others"
-    """who teaches: others, or others+autoencoder, which then is one more peer"""
-    revise: str = ""
-    """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
-    select: str = ""
-    """which samples are learnt from peers too, such as "influence(keep=0.7)"; empty: all"""
 
     @property
     def refresh(self) -> Refresh:
@@ -68,7 +60,7 @@ class DML(Method):
         return "one client after the other learns" if self.order == "alternating" else ""
 
     def check(self, federation: Federation, labelled: bool) -> None:
-        Method.check(self, federation, labelled)
+        super().check(federation, labelled)
         if peers_in(self.teachers) != "others":
             raise UserError(
                 f'method dml: teachers = "{self.teachers}", but all learn from all others, or with autoencoder'
@@ -94,7 +86,7 @@ class DML(Method):
         if not self._has_news(client):
             return None
         if self.sync == "round" or client.exchanges_models:
-            return Method.report(self, client)
+            return super().report(client)
         logits = sent_logits(client, client.transfer_logits(), self.wire)
         if client.id not in client.learners:
             return Knowledge(everywhere=logits)  # it is asked but once, before the batches to come
@@ -110,7 +102,7 @@ class DML(Method):
                 for client, bag in reports.items()
             }
         students = tuple(student for student in server.learners if self._learns(server, student, server.round + 1))
-        return Method.merge(self, replace(server, students=students), reports)
+        return super().merge(replace(server, students=students), reports)
 
     def combine(self, node: Node, predictions: Tensor) -> Tensor:  # noqa: ARG002
         return ensemble.mean_probabilities(predictions)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
+from fedkd.distillation.distilling import Distilling
 from fedkd.distillation.selection import Ranked
-from fedkd.distillation.teachers import Teachers, choose
-from fedkd.knowledge.knowledge import Knowledge, Wire, over_the_wire
+from fedkd.distillation.teachers import choose
+from fedkd.knowledge.knowledge import Knowledge, over_the_wire
 from fedkd.knowledge.weights import average, bundled
-from fedkd.method import Method
 from fedkd.node.node import Node
 from fedkd.settings.federation import Federation
 from fedkd.tensors.ensemble import confidence, most_confident
@@ -25,7 +25,7 @@ from fedkd.training.batch import Batch, Fit, Labels, Target
 
 
 @dataclass(frozen=True, config=STRICT)
-class DPKD(Method):
+class DPKD(Distilling):
     """Data-partitioning KD: learn from the teacher where it is better, and from one's own frozen past elsewhere.
 
     Roth et al. 2023, "Fantastic Gains and Where to Find Them" (KL-Dist with data partitioning), arXiv 2310.17653: no
@@ -49,23 +49,13 @@ class DPKD(Method):
     """sequential: teachers from the best to the worst on their own validation samples, or from the worst to the best"""
     temperature: Temperature = 1.0
     """T, softens both predictions"""
-    teachers: Teachers = "others"
-    """who teaches: others, all (oneself too), self, one(ID), k(NUMBER); +autoencoder beside them, or alone"""
-    wire: Wire = "float16"
-    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
-    (float16 where that is less)"""
-    revise: str = ""
-    """how soft predictions that contradict the labels are revised, after the mask has compared them as they were"""
-    select: str = ""
-    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth, or from
-    nothing where it has no labels; empty: all are"""
 
     @property
     def labels(self) -> Labels:
         return "all" if self.select else "none"
 
     def check(self, federation: Federation, labelled: bool) -> None:
-        Method.check(self, federation, labelled)
+        super().check(federation, labelled)
         if self.mask == "supervised" and not labelled:
             raise UserError(
                 'method dp_kd: mask = "supervised" compares predictions of the true label, but the transfer set is '
@@ -97,12 +87,12 @@ class DPKD(Method):
             node.state["anchor"] = self._own(node)
 
     def report(self, client: Node) -> Knowledge | None:
-        report = Method.report(self, client)
+        report = super().report(client)
         return Knowledge(report, score=_score(client)) if report and self.form == "sequential" else report
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         if self.form == "parallel":
-            return Method.merge(self, server, reports)
+            return super().merge(server, reports)
         scores = {client: mean_share([float(bag.get("score", torch.tensor(0.0)))]) for client, bag in reports.items()}
         known = {
             client: Knowledge({name: value for name, value in bag.items() if name != "score"})
@@ -143,7 +133,8 @@ class DPKD(Method):
         if self.form == "parallel":
             yield from super().plan(client, knowledge)
             return
-        teachers = self.received(client, knowledge)
+        teachers = self.predictions(client, knowledge)
+        assert teachers is not None
         start = _copied(client) if self.form == "soup" else {}
         students = []
         for teacher, steps, first in turns(client, len(teachers)):
@@ -157,7 +148,6 @@ class DPKD(Method):
                 client.state["anchor"] = self._own(client)
         if students:
             client.student.load_state_dict(average(students, [1.0] * len(students)))
-            client.remember_transfer_logits(None)
 
     def _own(self, client: Node) -> Tensor:
         """(n, classes) logits of the student as it is now.

@@ -64,4 +64,4 @@ class FedAvg(Method):
 
     def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
         client.student.load_state_dict(unpacked(knowledge))
-        yield from super().plan(client, Knowledge())
+        yield from super().plan(client, knowledge)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Literal
 
 from annotated_types import Interval
@@ -9,18 +9,19 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedkd.base.catalogue import STRICT
+from fedkd.distillation.distilling import Distilling
 from fedkd.distillation.revision import revised_by_mse
-from fedkd.distillation.teachers import Teachers, class_teacher_in
-from fedkd.knowledge.knowledge import WIRE_TYPES, Knowledge, Wire, over_the_wire
-from fedkd.method import Method
+from fedkd.distillation.sources import OwnPast, Source
+from fedkd.distillation.teachers import class_teacher_in
+from fedkd.knowledge.knowledge import WIRE_TYPES
 from fedkd.node.node import Node
 from fedkd.tensors import ensemble
 from fedkd.tensors.losses import OBJECTIVES, Temperature
-from fedkd.training.batch import Batch, Labels, Target
+from fedkd.training.batch import Batch, Labels
 
 
 @dataclass(frozen=True, config=STRICT)
-class KD(Method):
+class KD(Distilling):
     """Knowledge distillation: (1 − w)·CE + w·T²·KL(teachers ‖ student), the teachers being the other clients.
 
     Hinton et al., arXiv 1503.02531; between pre-trained peers: Alballa & Canini, arXiv 2402.14922. The fixed
@@ -38,18 +39,8 @@ class KD(Method):
     """what is minimised between teacher and student"""
     merge_by: Literal["logits", "probabilities"] = "logits"
     """what is averaged over the teachers: logits, or p at temperature T"""
-    teachers: Teachers = "others"
-    """who teaches: others, all (oneself too), self, one(ID), k(NUMBER); +autoencoder beside them, or alone"""
     refresh: Literal["once", "every round"] = "once"
     """once: teachers stay as pre-trained and travel once; every round: they teach what they have learnt since"""
-    wire: Wire = "float16"
-    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
-    (float16 where that is less)"""
-    revise: str = ""
-    """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
-    select: str = ""
-    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth, or from
-    nothing where it has no labels; empty: all are"""
 
     @model_validator(mode="after")
     def _mse_has_logits_to_compare(self) -> KD:
@@ -91,21 +82,9 @@ class KD(Method):
     def _left_to_revision(self) -> bool:
         return self.revision is not None and self.revision.replaces_loss
 
-    def report(self, client: Node) -> Knowledge | None:
-        if self.teachers != "self":
-            return Method.report(self, client)
-        # Rounded as if it travelled, so that its own teacher is to a client what another one would be.
-        own = client.transfer_logits()
-        client.state["own"] = own if client.exchanges_models else over_the_wire(own, self.wire)
-        return None
-
-    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        if self.teachers == "self":
-            return dict.fromkeys(server.learners, Knowledge())
-        return Method.merge(self, server, reports)
-
-    def target(self, client: Node, predictions: Tensor | None) -> Target | None:
-        return Method.target(self, client, client.state["own"].unsqueeze(0) if self.teachers == "self" else predictions)
+    @cached_property
+    def source(self) -> Source | None:
+        return OwnPast(self.wire) if self.teachers == "self" else super().source
 
     def combine(self, node: Node, predictions: Tensor) -> Tensor:  # noqa: ARG002
         if self.merge_by == "logits":

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedkd.base.catalogue import STRICT
-from fedkd.method import Method, Refresh
+from fedkd.method import Method
 from fedkd.tensors.losses import Temperature, cross_entropy, kl
 from fedkd.training.batch import Batch
 
@@ -25,10 +25,6 @@ class LabelSmoothing(Method):
     """α, share of the uniform soft label; the rest is the true one"""
     temperature: Temperature = 1.0
     """T, softens the student's prediction where it is compared with the uniform one"""
-
-    @property
-    def refresh(self) -> Refresh:
-        return "never"
 
     def loss(self, batch: Batch) -> Tensor:
         uniform = torch.zeros_like(batch.labelled)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from fedkd.base.catalogue import STRICT
-from fedkd.method import Method, Refresh
+from fedkd.method import Method
 from fedkd.training.batch import Labels
 
 
@@ -13,10 +13,6 @@ class Local(Method):
 
     public: bool = True
     """learn from the transfer labels where the study gives them to every method; without them it changes nothing"""
-
-    @property
-    def refresh(self) -> Refresh:
-        return "never"
 
     @property
     def labels(self) -> Labels:

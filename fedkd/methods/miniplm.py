@@ -17,10 +17,10 @@ from fedkd.difference_sampling import refinement, samplers
 from fedkd.difference_sampling.samplers import OWN, SOFT, Score
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.weights import packed, unpacked
-from fedkd.method import METHODS, Method, Refresh
+from fedkd.method import METHODS, Method, Refresh, Reporters
 from fedkd.methods.local import Local
 from fedkd.models import ARCHITECTURES, Model, restored_model
-from fedkd.node.moment import Phase, in_round
+from fedkd.node.moment import Moment, Phase, in_round
 from fedkd.node.node import Node
 from fedkd.settings.federation import Federation
 from fedkd.tensors import top_k
@@ -96,13 +96,15 @@ class MiniPLM(Method):
 
     @property
     def refresh(self) -> Refresh:
-        # What outlives an exchange is kept in the state instead: the two models must not be.
-        return "every round"
+        return self.inner.refresh
 
     @property
-    def teachers(self) -> str:
+    def keeps(self) -> bool:
+        return False  # what outlives an exchange is in the state: the two models must not
+
+    def reports(self, moment: Moment) -> Reporters:
         # Whoever learns asks for the models, whoever may teach.
-        return "self"
+        return self.inner.reports(moment) if moment.phase is Phase.ROUND else "everyone"
 
     @property
     def pools(self) -> bool:
@@ -166,9 +168,7 @@ class MiniPLM(Method):
 
     def report(self, client: Node) -> Knowledge | None:
         told: dict[str, Tensor] = {}
-        teaches = client.id in client.tutors or self.inner.teachers == "self"
-        when: tuple[Refresh, ...] = ("once", "every round") if client.moment.begins else ("every round",)
-        if teaches and self.inner.refresh in when and (client.moment.begins or client.round > 0):
+        if client.moment.phase is not Phase.PREPARE and self.inner.is_asked(client):
             told |= {THEN + name: value for name, value in (self.inner.report(self._alone(client)) or {}).items()}
         if client.moment.begins and client.id in client.learners and (self._sent or self.generated):
             told[samplers.CHUNKS] = torch.tensor(len(client.private))
@@ -245,7 +245,6 @@ class MiniPLM(Method):
         else:
             self.inner.learn(alone, knowledge)
         client.steps, client.samples = alone.steps, alone.samples
-        client.remember_transfer_logits(None)
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None

@@ -15,7 +15,8 @@ from fedkd.distillation import autoencoder
 from fedkd.distillation.class_teacher import SOFT_LABELS, ClassTeacher, book
 from fedkd.distillation.similarity import pair_counts, pair_sums
 from fedkd.knowledge.knowledge import Knowledge
-from fedkd.method import Method
+from fedkd.method import Method, Refresh, Reporters
+from fedkd.node.moment import Moment
 from fedkd.node.node import Node
 from fedkd.settings.federation import Federation
 from fedkd.tensors.losses import Temperature, cross_entropy, kl
@@ -55,9 +56,8 @@ class ReffAKD(Method):
     """epochs of the autoencoder's training (ours)"""
 
     @property
-    def teachers(self) -> str:
-        # There are none; but whoever learns tells the server of the classes, whoever may teach.
-        return "self"
+    def refresh(self) -> Refresh:
+        return "once"
 
     @property
     def preparations(self) -> int:
@@ -82,8 +82,12 @@ class ReffAKD(Method):
     def _classes(self) -> ClassTeacher:
         return ClassTeacher(self.samples, self.boost, self.tau, self.epochs)
 
+    def reports(self, moment: Moment) -> Reporters:
+        # Whoever learns tells the server of its classes, whoever may teach: once.
+        return "everyone" if moment.since == self.preparations else "nobody"
+
     def report(self, client: Node) -> Knowledge | None:
-        if client.id not in client.learners or client.moment.since != self.preparations:
+        if client.id not in client.learners or not self.is_asked(client):
             return None
         if self.encoder == "shared":
             return Knowledge(self._classes.told(client))

@@ -8,14 +8,14 @@ from pydantic.dataclasses import dataclass
 
 from fedkd.base.catalogue import STRICT
 from fedkd.base.spec import Spec
-from fedkd.knowledge.knowledge import Wire
+from fedkd.distillation.distilling import SoftPredictions
 from fedkd.tensors.losses import Temperature
 from fedkd.tuning.grid import Grid
 from fedkd.tuning.search import Search
 
 
 @dataclass(frozen=True, config=STRICT)
-class TunedKD(Search):
+class TunedKD(SoftPredictions, Search):
     """kd at the temperature and weight that validate best, searched on a grid that holds the untuned cell too.
 
     Alballa & Canini, arXiv 2402.14922; the grid is ours. Every cell starts from the same pre-trained state and trains
@@ -37,14 +37,6 @@ class TunedKD(Search):
     """values of w to try"""
     rounds: Annotated[int, Gt(0)] = 3
     """rounds of training a cell gets before it is evaluated"""
-    wire: Wire = "float16"
-    """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
-    (float16 where that is less)"""
-    revise: str = ""
-    """how soft predictions that contradict the labels are revised, such as "labels(eta=0.8)"; empty: not at all"""
-    select: str = ""
-    """which samples are distilled, such as "influence(keep=0.7)"; the rest learns from ground truth, or from
-    nothing where it has no labels; empty: all are"""
 
     @cached_property
     def method(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedkd.base.streams import stream
 from fedkd.channels.contract import Channel
@@ -67,7 +67,7 @@ class Node:
     """further results of this exchange, by (split, metric)"""
     combined: bool = False
     """whether the soft predictions that were sent are already one, because the server has combined them"""
-    _transfer_logits: Tensor | None = None
+    _remembered: _Remembered | None = None
 
     @property
     def round(self) -> int:
@@ -143,14 +143,15 @@ class Node:
         return self.compute.predicted(model or self.student, pieces, len(x) * each)
 
     def transfer_logits(self) -> Tensor:
-        """(rows, classes) logits of the student on what is distilled, computed once between two trainings."""
-        if self._transfer_logits is None:
-            self._transfer_logits = self.predict(self.distilled.x)
-        return self._transfer_logits
+        """(rows, classes) logits of the student as it is now on what is distilled, computed once for equal weights."""
+        known = self._remembered
+        if known is None or not known.holds(self.student, self.distilled):
+            known = self._remembered = _Remembered.of(self, self.predict(self.distilled.x))
+        return known.logits
 
-    def remember_transfer_logits(self, logits: Tensor | None) -> None:
-        """Keep logits that evaluation has just computed; None forgets them because the student has changed."""
-        self._transfer_logits = logits
+    def remember_transfer_logits(self, logits: Tensor) -> None:
+        """Keep logits that evaluation has just computed, for as long as the student does not change."""
+        self._remembered = _Remembered.of(self, logits)
 
     def predictions(self, knowledge: Mapping[str, Tensor]) -> Tensor:
         """(teachers, n, classes) logits that some knowledge stands for.
@@ -159,3 +160,29 @@ class Node:
             KeyError: the knowledge holds no soft predictions.
         """
         return decode_predictions(knowledge["logits"], self.classes).to(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Remembered:
+    """Logits, and for which weights and samples they hold."""
+
+    logits: Tensor
+    samples: Data
+    weights: tuple[tuple[Tensor, int], ...]
+    """the tensors themselves, and how often each had been changed in place"""
+
+    @classmethod
+    def of(cls, node: Node, logits: Tensor) -> _Remembered:
+        return cls(logits, node.distilled, _weights(node.student))
+
+    def holds(self, model: nn.Module, samples: Data) -> bool:
+        """Whether nothing has changed since: torch counts the changes of every tensor."""
+        now = _weights(model)
+        same = len(now) == len(self.weights) and all(
+            mine is its and before == after for (mine, before), (its, after) in zip(self.weights, now, strict=True)
+        )
+        return same and samples is self.samples
+
+
+def _weights(model: nn.Module) -> tuple[tuple[Tensor, int], ...]:
+    return tuple((tensor, tensor._version) for tensor in (*model.parameters(), *model.buffers()))

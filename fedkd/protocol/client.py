@@ -179,7 +179,8 @@ def _evaluate(visit: _Visit) -> None:
     detailed = moment.phase is Phase.START or not visit.schedule.goes_on(node.id, moment)
     evaluation = visit.holdings.evaluate(node.student, visit.started_right, detailed, node.compute)
     visit.metrics |= evaluation.metrics
-    node.remember_transfer_logits(evaluation.transfer_logits)
+    if evaluation.transfer_logits is not None:
+        node.remember_transfer_logits(evaluation.transfer_logits)
     visit.started_right = evaluation.right if visit.started_right is None else visit.started_right
     if moment.round > 0 and "logits" in visit.knowledge:
         teachers = node.predictions(visit.knowledge)
@@ -213,7 +214,7 @@ def _restore(visit: _Visit) -> None:
 
 
 def _keeps_knowledge(visit: _Visit) -> bool:
-    return visit.schedule.method.refresh == "once" and visit.moment.phase in (Phase.PREPARE, Phase.ROUND)
+    return visit.schedule.method.keeps and visit.moment.phase in (Phase.PREPARE, Phase.ROUND)
 
 
 def _keep(visit: _Visit) -> None:

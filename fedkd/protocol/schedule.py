@@ -130,27 +130,27 @@ class Schedule:
         method, rounds = self.method, self.federation.rounds
         if moment.phase is Phase.HANDOVER or (not moment.begins and moment.phase is Phase.START):
             return True
-        if method.refresh == "never":
+        if method.reports(moment) == "nobody" and not (moment.begins and method.preparations):
             return False
         if moment.phase is Phase.PREPARE:
             return rounds > 0 or moment.step < method.preparations
         if moment.begins:
             return rounds > 0 or method.preparations > 0 or method.has_global_model
-        return method.refresh == "every round" and (not moment.last or method.has_global_model)
+        return not moment.last or method.has_global_model
 
     def reporters(self, moment: Moment) -> frozenset[int]:
         """Ids of the clients that report in an exchange.
 
-        Before the method begins, and in its preparations, all that take part; else those of them that teach, or all
-        where a client teaches itself.
+        Before the method begins, all that take part; then those whom the method asks.
         """
         if not self.merges(moment):
             return frozenset()
         present = self._present(moment)
         before = not moment.begins and moment.phase in (Phase.START, Phase.HANDOVER)
-        if before or moment.phase is Phase.PREPARE or self.method.teachers == "self":
-            return present
-        return present & set(self.federation.tutors)
+        who = "everyone" if before else self.method.reports(moment)
+        if who == "teachers":
+            return present & set(self.federation.tutors)
+        return present if who == "everyone" else frozenset()
 
     def check(self, labelled: bool) -> None:
         """Raise UserError where the federation cannot run; `labelled` says whether its transfer set is."""

@@ -27,6 +27,7 @@ from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
 from fedkd.base.problems import first_problem
 from fedkd.base.spec import parse
+from fedkd.distillation.distilling import Distilling
 from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
 from fedkd.knowledge.weights import average, bundled, unpacked
 from fedkd.method import METHODS
@@ -70,7 +71,7 @@ class Consolidate:
         check_alike(f"start = {federation.start!r}", federation, force=not self.mean)
         if self.method:
             built = METHODS.build(self.method)
-            if built.refresh != "once" or built.preparations or built.teachers != "others":
+            if not isinstance(built, Distilling) or (built.refresh, built.teachers) != ("once", "others"):
                 raise UserError(
                     f"start = {federation.start!r}: {self.method} does not teach with all other clients, frozen as "
                     "they are; kd and dp_kd do"
@@ -91,7 +92,7 @@ class Consolidate:
         if self.mean:
             told["samples"] = torch.tensor(len(client.private))
         if self.order == "parallel" and self.method and not client.exchanges_models:
-            told["logits"] = sent_logits(client, client.transfer_logits(), METHODS.build(self.method).wire)
+            told["logits"] = sent_logits(client, client.transfer_logits(), self._distilling.wire)
         return Knowledge(told | sent_model(client))
 
     def begin(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
@@ -108,7 +109,7 @@ class Consolidate:
         if self.order == "parallel":
             if server.exchanges_models:
                 return {best: bundled(reports, sorted(others))}
-            method = METHODS.build(self.method)
+            method = self._distilling
             merged = method.gathered(server, collect({i: reports[i] for i in others}, server.classes))
             return {best: Knowledge(logits=to_wire(merged, method.wire))}
         server.state["order"] = torch.tensor(others)
@@ -117,7 +118,7 @@ class Consolidate:
     def hand_over(self, client: Node, knowledge: Knowledge) -> Knowledge:
         """Distil at a client that was asked to: `knowledge` is a model to teach, or what to learn from the others."""
         own = client.student
-        method = METHODS.build(self.method)
+        method = self._distilling
         if handed := unpacked(knowledge):
             teacher = client.transfer_logits()
             # As if it had travelled; where models do, their predictions are compared as they are.
@@ -125,7 +126,6 @@ class Consolidate:
             knowledge = Knowledge(logits=read.unsqueeze(0))
             client.models["student"] = restored_model(client.specs[client.id], client.shape, client.classes, handed)
             client.student.to(client.device)
-            client.remember_transfer_logits(None)
         else:
             knowledge = predicted(client, knowledge)
             client.models["student"] = self._copied(client, own)
@@ -141,7 +141,6 @@ class Consolidate:
         client.state.clear()
         client.state.update(state)
         client.models["student"] = own
-        client.remember_transfer_logits(None)
         return taught
 
     def proceed(self, server: Node, handover: int, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
@@ -153,6 +152,12 @@ class Consolidate:
             server.state.pop("order", None)
             return {}
         return {int(order[handover]): Knowledge(packed_state(server))}
+
+    @property
+    def _distilling(self) -> Distilling:
+        method = METHODS.build(self.method)
+        assert isinstance(method, Distilling), "see check"
+        return method
 
     def _keep(self, server: Node, model: Mapping[str, Tensor]) -> dict[int, Knowledge]:
         server.state.update({f"start/{name}": value for name, value in model.items()})

@@ -29,7 +29,6 @@ def fit(node: Node, job: Fit) -> Tensor:
     settings = job.optimisation or node.training
     numbers = job.numbers(node)
     rates = Rates(settings, numbers.horizon, numbers.period)
-    node.remember_transfer_logits(None)
     sources = sources_of(node.student.train())
     descent = Descent(node.student, settings, node.compute)
     batches = Batches(node, job)

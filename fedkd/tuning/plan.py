@@ -6,9 +6,8 @@ import math
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from fedkd.knowledge.knowledge import Wire
-from fedkd.method import METHODS, Method, Refresh
-from fedkd.node.moment import Moment
+from fedkd.method import METHODS, Method, Refresh, Reporters
+from fedkd.node.moment import Moment, Phase
 from fedkd.node.node import Node
 from fedkd.settings.training import Training
 from fedkd.tuning.cells import Cell, cell
@@ -112,17 +111,13 @@ class SearchPlan(Method):
 
     @property
     def refresh(self) -> Refresh:
-        # A method in which nothing travels still has scores that do.
-        return "every round" if self.untuned.refresh == "every round" else "once"
+        return self.untuned.refresh
 
-    @property
-    def wire(self) -> Wire:
-        return self.untuned.wire
-
-    @cached_property
-    def teachers(self) -> str:
-        alone = any(corner.method.teachers == "self" for corner in self.corners(Training()))
-        return "self" if alone else self.untuned.teachers
+    def reports(self, moment: Moment) -> Reporters:
+        if moment.phase is Phase.PREPARE:
+            return "everyone"
+        asked = {corner.method.reports(moment) for corner in self.corners(Training())}
+        return "everyone" if "everyone" in asked else self.untuned.reports(moment)
 
     @property
     def pools(self) -> bool:

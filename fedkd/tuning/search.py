@@ -9,6 +9,7 @@ from torch import nn
 
 from fedkd.base.errors import UserError
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.method import Method
 from fedkd.node.moment import Phase
 from fedkd.node.node import Node
 from fedkd.settings.federation import Federation
@@ -54,7 +55,7 @@ class Search(SearchPlan):
                     f"grid, at {corner.label}: refresh decides how cells are tried, and differs from that of "
                     f"{self.method!r}; tune each as a method of its own"
                 )
-            if self.sampler == "tpe" and (corner.method.teachers, corner.method.wire) != (given.teachers, given.wire):
+            if self.sampler == "tpe" and _reported(corner.method) != _reported(given):
                 raise UserError(
                     f"grid, at {corner.label}: teachers and wire decide what is sent at the start, before "
                     'sampler = "tpe" proposes anything; use another sampler'
@@ -101,3 +102,8 @@ class Search(SearchPlan):
 
     def learn(self, client: Node, knowledge: Knowledge) -> None:
         learn_chosen(self, client, knowledge)
+
+
+def _reported(method: Method) -> list[object]:
+    """What decides what a method reports at the start."""
+    return [getattr(method, name, None) for name in ("teachers", "wire")]

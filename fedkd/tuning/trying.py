@@ -51,8 +51,7 @@ def start_report(search: SearchPlan, client: Node) -> Knowledge | None:
 
 def reported(client: Node, cell: Cell) -> Knowledge | None:
     """What a client tells the others of a cell, where that cell would have it asked."""
-    asked = client.id in client.tutors or cell.method.teachers == "self"
-    return cell.method.report(client) if asked else None
+    return cell.method.report(client) if cell.method.is_asked(client) else None
 
 
 def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:

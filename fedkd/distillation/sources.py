@@ -1,0 +1,105 @@
+"""Where soft predictions come from: from peers, or from one's own past."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedkd.distillation.teachers import choose
+from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
+from fedkd.knowledge.weights import bundled
+from fedkd.node.node import Node
+from fedkd.node.sending import sent_logits, sent_model
+
+
+class Source(ABC):
+    """Where the predictions of networks come from: what clients report for them, and how a student reads them."""
+
+    @property
+    @abstractmethod
+    def who(self) -> Literal["teachers", "everyone"]:
+        """Who reports."""
+
+    @abstractmethod
+    def report(self, client: Node) -> Knowledge | None:
+        """What a client sends, or notes for itself."""
+
+    @abstractmethod
+    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        """What each student is sent."""
+
+    @abstractmethod
+    def predictions(self, client: Node, knowledge: Knowledge) -> Tensor | None:
+        """(teachers, n, classes) logits at a student; None: it has been sent none."""
+
+
+class Peers(Source):
+    """Other clients, as a choice of teachers says: by their logits on the transfer set, or else by their models."""
+
+    def __init__(self, teachers: str, wire: str, gather: Callable[[Node, Tensor], Tensor]) -> None:
+        """`gather` makes of (teachers, n, classes) logits what travels to a student: as many, or (n, classes)."""
+        self._teachers, self._wire, self._gather = teachers, wire, gather
+
+    @property
+    def who(self) -> Literal["teachers", "everyone"]:
+        return "everyone" if self._teachers == "self" else "teachers"
+
+    def report(self, client: Node) -> Knowledge:
+        if client.exchanges_models:
+            return Knowledge(sent_model(client))
+        return Knowledge(logits=sent_logits(client, client.transfer_logits(), self._wire))
+
+    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        chosen = {
+            student: choose(
+                self._teachers, student, server.tutors, server.rng("teachers", student, server.moment.since)
+            )
+            for student in server.learners
+        }
+        if server.exchanges_models:
+            return {student: bundled(reports, teachers) for student, teachers in chosen.items()}
+        stack, merged = collect(reports, server.classes), {}
+        at = {client: position for position, client in enumerate(sorted(reports))}
+        # One room for all students: among many clients, new memory for each takes longer than the means.
+        room = stack.new_empty(0)
+        for student, teachers in chosen.items():
+            index = torch.tensor([at[teacher] for teacher in teachers], device=stack.device)
+            predictions = torch.index_select(stack, 0, index, out=room.resize_(0))
+            merged[student] = Knowledge(logits=to_wire(self._gather(server, predictions), self._wire))
+        return merged
+
+    def predictions(self, client: Node, knowledge: Knowledge) -> Tensor | None:
+        if "logits" not in knowledge:
+            return None
+        # What the server has combined has no axis of teachers.
+        client.combined = knowledge["logits"].dim() == 2
+        return client.predictions(knowledge)
+
+
+class OwnPast(Source):
+    """What the student itself predicted when it was asked last: nothing travels."""
+
+    def __init__(self, wire: str) -> None:
+        self._wire = wire
+
+    @property
+    def who(self) -> Literal["teachers", "everyone"]:
+        return "everyone"
+
+    def report(self, client: Node) -> None:
+        # Rounded as if it travelled, so that its own teacher is to a client what another one would be.
+        logits = client.transfer_logits()
+        client.state[_PAST] = logits if client.exchanges_models else over_the_wire(logits, self._wire)
+
+    def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:  # noqa: ARG002
+        return dict.fromkeys(server.learners, Knowledge())
+
+    def predictions(self, client: Node, knowledge: Knowledge) -> Tensor:  # noqa: ARG002 - asked of every source
+        return client.state[_PAST].unsqueeze(0)
+
+
+_PAST = "own"
