@@ -23,6 +23,7 @@ from fedkd.distillation.similarity import (
     some_of_each,
 )
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import scoped, under
 from fedkd.node.node import Node
 from fedkd.tensors.losses import Temperature
 
@@ -63,15 +64,11 @@ class ClassTeacher:
             raise UserError("an autoencoder embeds images, but the samples are text; leave it out of teachers")
         trained = autoencoder.train_once(server.public.x, self.epochs, server.rng("autoencoder"))
         book(server, trained)
-        return {_ENCODER + name: value for name, value in trained.network.encoder.state_dict().items()}
+        return scoped(_ENCODER, trained.network.encoder.state_dict())
 
     def embed(self, client: Node, knowledge: Mapping[str, Tensor]) -> None:
         """Embed a client's samples with the encoder that it was sent."""
-        weights = {
-            name.removeprefix(_ENCODER): value.to(client.device)
-            for name, value in knowledge.items()
-            if name.startswith(_ENCODER)
-        }
+        weights = {name: value.to(client.device) for name, value in under(_ENCODER, knowledge).items()}
         encoder = autoencoder.restored_encoder(client.shape[0], weights)
         sums, client.state[_COUNTS] = self.sums(client, encoder)
         client.state[_SUMS] = sums.float()  # added up in float64; half the bytes travel

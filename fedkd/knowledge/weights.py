@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import scoped, under
 from fedkd.models import Model
 
 if TYPE_CHECKING:
@@ -22,13 +23,12 @@ WEIGHT = "weight/"
 
 def packed(model: Model) -> dict[str, Tensor]:
     """All weights and buffers of a model, under the names that they travel by."""
-    return {f"{WEIGHT}{name}": value for name, value in model.state_dict().items()}
+    return scoped(WEIGHT, model.state_dict())
 
 
 def unpacked(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """The state dict that was packed, found under a further `prefix`."""
-    start = prefix + WEIGHT
-    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    return under(prefix + WEIGHT, tensors)
 
 
 def bundled(reports: Mapping[int, Knowledge], teachers: Sequence[int]) -> Knowledge:

@@ -15,6 +15,7 @@ from fedkd.distillation.distilling import Distilling
 from fedkd.distillation.selection import Ranked
 from fedkd.distillation.teachers import peers_in
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import numbered, scoped
 from fedkd.method import Refresh
 from fedkd.node.node import Node
 from fedkd.node.sending import sent_logits
@@ -155,13 +156,7 @@ class DML(Distilling):
 
 
 def _latest(server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-    """The last report of everyone who ever reported: whoever has not learnt since knows what it knew."""
+    """Latest report of every client; clients that did not train since have reported nothing newer."""
     for client, bag in reports.items():
-        server.state.update({f"latest/{client}/{name}": tensor for name, tensor in bag.items()})
-    latest: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in server.state.items():
-        kind, _, rest = key.partition("/")
-        if kind == "latest":  # a search around the method keeps things of its own there
-            client_id, _, name = rest.partition("/")
-            latest.setdefault(int(client_id), {})[name] = tensor
-    return {client: Knowledge(bag) for client, bag in latest.items()}
+        server.state.update(scoped(f"latest/{client}/", bag))
+    return {client: Knowledge(bag) for client, bag in numbered("latest/", server.state).items()}

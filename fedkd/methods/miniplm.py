@@ -16,6 +16,7 @@ from fedkd.base.errors import UserError
 from fedkd.difference_sampling import refinement, samplers
 from fedkd.difference_sampling.samplers import OWN, SOFT, Score
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import scoped, under
 from fedkd.knowledge.weights import packed, unpacked
 from fedkd.method import METHODS, Method, Refresh, Reporters
 from fedkd.methods.local import Local
@@ -169,7 +170,7 @@ class MiniPLM(Method):
     def report(self, client: Node) -> Knowledge | None:
         told: dict[str, Tensor] = {}
         if client.moment.phase is not Phase.PREPARE and self.inner.is_asked(client):
-            told |= {THEN + name: value for name, value in (self.inner.report(self._alone(client)) or {}).items()}
+            told |= scoped(THEN, self.inner.report(self._alone(client)) or {})
         if client.moment.begins and client.id in client.learners and (self._sent or self.generated):
             told[samplers.CHUNKS] = torch.tensor(len(client.private))
         if client.moment.phase is Phase.PREPARE and self._cuts_globally:
@@ -179,7 +180,7 @@ class MiniPLM(Method):
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         if server.moment.phase is Phase.PREPARE:
             return samplers.cut(server, reports, self.keep) if self._cuts_globally else {}
-        known = {client: Knowledge(told) for client, report in reports.items() if (told := _under(THEN, report))}
+        known = {client: Knowledge(told) for client, report in reports.items() if (told := under(THEN, report))}
         merged = self.inner.merge(replace(server, moment=in_round(server.round)), known) if known else {}
         return merged if server.round > 0 else self._begin(server, reports, merged)
 
@@ -192,10 +193,12 @@ class MiniPLM(Method):
             role: samplers.trained(server, role, self._spec(server, role), getattr(self, f"{role}_epochs"))
             for role in needed
         }
-        common = {f"{OWN}{role}/{name}": value for role in self._sent for name, value in packed(models[role]).items()}
+        common: dict[str, Tensor] = {}
+        for role in self._sent:
+            common |= scoped(f"{OWN}{role}/", packed(models[role]))
         sent = {}
         for client in server.learners:
-            own = {THEN + name: value for name, value in merged.get(client, Knowledge()).items()}
+            own = scoped(THEN, merged.get(client, Knowledge()))
             if samplers.CHUNKS in reports.get(client, ()):
                 own |= common
                 if self.generated:
@@ -237,7 +240,7 @@ class MiniPLM(Method):
             samplers.take(client, float(knowledge[samplers.THRESHOLD]))
             samplers.record(client)
         if client.round == 1 or self.inner.refresh != "every round":
-            knowledge = Knowledge(_under(THEN, client.state))
+            knowledge = Knowledge(under(THEN, client.state))
         alone = self._alone(client)
         if self.distil:
             target = Target(client.state[SOFT], samples=alone.private)
@@ -266,7 +269,3 @@ class MiniPLM(Method):
         spec = self._spec(client, role)
         state = {name: value.to(client.device) for name, value in unpacked(knowledge, f"{OWN}{role}/").items()}
         return spec, restored_model(spec, client.shape, client.classes, state)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

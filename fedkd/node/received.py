@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import numbered
 from fedkd.knowledge.weights import TEACHER, unpacked
 from fedkd.models import restored_model
 from fedkd.node.node import Node
@@ -15,12 +16,12 @@ def predicted(client: Node, knowledge: Knowledge) -> Knowledge:
 
     A model is needed for that once: what a client keeps are its predictions.
     """
-    teachers = dict.fromkeys(int(name.split("/")[1]) for name in knowledge if name.startswith(TEACHER))
+    teachers = numbered(TEACHER, knowledge)
     if not teachers:
         return knowledge
     x, predictions = client.private.x, []
-    for teacher in teachers:
-        state = {name: value.to(client.device) for name, value in unpacked(knowledge, f"{TEACHER}{teacher}/").items()}
+    for teacher, tensors in teachers.items():
+        state = {name: value.to(client.device) for name, value in unpacked(tensors).items()}
         model = restored_model(client.specs[teacher], client.shape, client.classes, state)
         predictions.append(client.predict(x, model))
     rest = {name: value for name, value in knowledge.items() if not name.startswith(TEACHER)}

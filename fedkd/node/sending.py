@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedkd.knowledge.knowledge import to_wire
+from fedkd.knowledge.scopes import scoped
 from fedkd.knowledge.weights import WEIGHT
 from fedkd.node.node import Node
 
@@ -21,5 +22,5 @@ def sent_model(client: Node) -> dict[str, Tensor]:
     state = client.student.state_dict()
     if client.channel is not None:
         rng = client.rng("channel", client.moment.exchange)
-        return {f"{WEIGHT}{name}": value for name, value in client.channel.weights(state, client.id, rng).items()}
-    return {f"{WEIGHT}{name}": value for name, value in state.items()}
+        return scoped(WEIGHT, client.channel.weights(state, client.id, rng))
+    return scoped(WEIGHT, state)

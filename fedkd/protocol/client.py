@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from fedkd.base.store import read_tensors, write_tensors
 from fedkd.channels.contract import CHANNELS
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import scoped, under
 from fedkd.knowledge.weights import unpacked
 from fedkd.models import build_model, restored_model
 from fedkd.node.holdings import Holdings
@@ -204,13 +205,13 @@ def _restore(visit: _Visit) -> None:
     if state is None:
         raise StateLostError(f"client {node.id} has no state of exchange {before.exchange} in {visit.store}")
     node.models["student"] = restored_model(
-        node.specs[node.id], node.shape, node.classes, _under("model/student/", state)
+        node.specs[node.id], node.shape, node.classes, under("model/student/", state)
     )
-    node.state.update(_under("state/", state))
+    node.state.update(under("state/", state))
     visit.started_right = state["started_right"]
     if _keeps_knowledge(visit):
         # Frozen teachers teach in every round, but travel once.
-        visit.knowledge = Knowledge({**_under("kept/", state), **visit.knowledge})
+        visit.knowledge = Knowledge({**under("kept/", state), **visit.knowledge})
 
 
 def _keeps_knowledge(visit: _Visit) -> bool:
@@ -224,10 +225,9 @@ def _keep(visit: _Visit) -> None:
     if visit.federation.save != "none" and visit.evaluates:
         keep(visit.federation, node, visit.metrics, store, last=not goes_on)
     if goes_on:
-        tensors = {f"model/student/{key}": value for key, value in node.student.state_dict().items()}
-        tensors |= {f"state/{key}": value for key, value in node.state.items()}
+        tensors = scoped("model/student/", node.student.state_dict()) | scoped("state/", node.state)
         if _keeps_knowledge(visit):
-            tensors |= {f"kept/{key}": value for key, value in visit.knowledge.items()}
+            tensors |= scoped("kept/", visit.knowledge)
         assert visit.started_right is not None
         write_tensors(
             _state_file(store, node.id, visit.moment.exchange), tensors | {"started_right": visit.started_right}
@@ -257,10 +257,6 @@ def has_state(store: Path, client: int, exchange: int) -> bool:
 
 def _state_file(store: Path, client: int, exchange: int) -> Path:
     return store / f"client-{client}-{exchange}.state"
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def best_device() -> torch.device:

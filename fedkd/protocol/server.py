@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedkd.base.store import read_tensors, write_tensors
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import numbered, scoped, under
 from fedkd.knowledge.weights import unpacked
 from fedkd.models import restored_model
 from fedkd.node.holdings import Holdings, Row
@@ -171,10 +172,10 @@ class Server:
 
     def checkpoint(self) -> dict[str, Tensor]:
         """All that the next exchange depends on."""
-        tensors = {f"state/{key}": value for key, value in self._node.state.items()}
+        tensors = scoped("state/", self._node.state)
         for kind, bags in (("knowledge", self._waiting), ("latest", self._latest)):
             for client, bag in bags.items():
-                tensors |= {f"{kind}/{client}/{name}": tensor for name, tensor in bag.items()}
+                tensors |= scoped(f"{kind}/{client}/", bag)
         if self._started_right is not None:
             tensors["started_right"] = self._started_right
         if self._evaluated:
@@ -184,17 +185,11 @@ class Server:
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `checkpoint`."""
-        bags: dict[str, dict[int, dict[str, Tensor]]] = {"knowledge": {}, "latest": {}}
-        for key, tensor in tensors.items():
-            kind, _, rest = key.partition("/")
-            if kind == "state":
-                self._node.state[rest] = tensor
-            elif kind in bags:
-                client, _, name = rest.partition("/")
-                bags[kind].setdefault(int(client), {})[name] = tensor
+        self._node.state.update(under("state/", tensors))
         self._started_right = tensors.get("started_right")
         self._waiting, self._latest = (
-            {client: Knowledge(bag) for client, bag in bags[kind].items()} for kind in ("knowledge", "latest")
+            {client: Knowledge(bag) for client, bag in numbered(kind, tensors).items()}
+            for kind in ("knowledge/", "latest/")
         )
         if "evaluated" in tensors:
             for client, present, rows in json.loads(bytes(tensors["evaluated"].tolist())):

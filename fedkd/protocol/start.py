@@ -29,7 +29,8 @@ from fedkd.base.problems import first_problem
 from fedkd.base.spec import parse
 from fedkd.distillation.distilling import Distilling
 from fedkd.knowledge.knowledge import Knowledge, collect, over_the_wire, to_wire
-from fedkd.knowledge.weights import average, bundled, unpacked
+from fedkd.knowledge.scopes import scoped, under
+from fedkd.knowledge.weights import WEIGHT, average, bundled, unpacked
 from fedkd.method import METHODS
 from fedkd.models import Model, restored_model
 from fedkd.node.moment import in_round
@@ -160,7 +161,7 @@ class Consolidate:
         return method
 
     def _keep(self, server: Node, model: Mapping[str, Tensor]) -> dict[int, Knowledge]:
-        server.state.update({f"start/{name}": value for name, value in model.items()})
+        server.state.update(scoped("start/", model))
         return {}
 
     def _copied(self, client: Node, model: Model) -> Model:
@@ -170,8 +171,7 @@ class Consolidate:
 
 def packed_state(server: Node) -> dict[str, Tensor]:
     """The consolidated model, under the names that a model travels by."""
-    start = {name.removeprefix("start/"): value for name, value in server.state.items() if name.startswith("start/")}
-    return {f"weight/{name}": value for name, value in start.items()}
+    return scoped(WEIGHT, under("start/", server.state))
 
 
 @lru_cache(maxsize=64)

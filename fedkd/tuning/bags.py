@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import scoped, under
 
 OWN = "tuning/"
 """Prefix of what the search itself says, beside the methods' bags."""
@@ -30,7 +31,7 @@ def pack(bags: Sequence[Mapping[str, Tensor]], known: Sequence[bytes] = ()) -> t
     for bag in bags:
         mark = _digest(bag)
         if mark not in digests:
-            tensors |= {f"bag{len(digests)}/{name}": tensor for name, tensor in bag.items()}
+            tensors |= scoped(f"bag{len(digests)}/", bag)
             digests.append(mark)
         shares.append(digests.index(mark))
     if known or any(shares):
@@ -45,8 +46,7 @@ def shares(tensors: Mapping[str, Tensor], cells: int) -> list[int]:
 
 def bag(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
     """The bag of this number, unpacked."""
-    prefix = f"bag{number}/"
-    found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    found = under(f"bag{number}/", tensors)
     return found or (bags_of(tensors, plain=True) if number == 0 else {})
 
 
@@ -54,11 +54,6 @@ def bags_of(tensors: Mapping[str, Tensor], *, plain: bool = False) -> dict[str, 
     """The packed bags without what the search says beside them; `plain`: only those under the names that they had."""
     kept = {name: value for name, value in tensors.items() if not name.startswith(OWN)}
     return {name: value for name, value in kept.items() if not _BAG.match(name)} if plain else kept
-
-
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _digest(bag: Mapping[str, Tensor]) -> bytes:

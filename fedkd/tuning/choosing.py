@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import numbered, scoped, under
 from fedkd.node.node import Node
-from fedkd.tuning.bags import OWN, bag, pack, shares, under
+from fedkd.tuning.bags import OWN, bag, pack, shares
 from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.sampling import given_up, propose
 from fedkd.tuning.scores import best, direction, ranked, value
@@ -31,7 +32,7 @@ def begin(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) ->
     later = search.batches > 1
     for client, report in reports.items():
         if later or (search.side_by_side and client not in server.learners):
-            server.state |= {f"{_START}{client}/{name}": tensor for name, tensor in report.items()}
+            server.state |= scoped(f"{_START}{client}/", report)
     return _batch(search, server, reports)
 
 
@@ -149,7 +150,7 @@ def _merged(
             server, cells[number], before if round else state_of(search, server, number), round, dict(server.models)
         )
         merged.append(cells[number].method.merge(alone, reports))
-        server.state |= {f"{_STATE}{number}/{round}/{name}": tensor for name, tensor in alone.state.items()}
+        server.state |= scoped(f"{_STATE}{number}/{round}/", alone.state)
         if number == 0 and round == 0:
             # A federation with a model at the server is evaluated at its start by that of the method as given.
             server.models = alone.models
@@ -178,11 +179,7 @@ def _at_start(
 
 def _started(server: Node) -> dict[int, Knowledge]:
     """The start's reports that are still needed, by client."""
-    kept: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in under(_START, server.state).items():
-        client, _, rest = name.partition("/")
-        kept.setdefault(int(client), {})[rest] = tensor
-    return {client: Knowledge(tensors) for client, tensors in kept.items()}
+    return {client: Knowledge(tensors) for client, tensors in numbered(_START, server.state).items()}
 
 
 def _proposed(search: SearchPlan, server: Node) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from fedkd.base.errors import DivergedError
 from fedkd.knowledge.knowledge import Knowledge
+from fedkd.knowledge.scopes import forget, scoped, under
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.training.finite import not_finite
-from fedkd.tuning.bags import OWN, bag, bags_of, pack, shares, under
+from fedkd.tuning.bags import OWN, bag, bags_of, pack, shares
 from fedkd.tuning.cells import Cell
 from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.scores import sendable, validated
@@ -66,7 +67,7 @@ def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
     bags = _bags(search, client, knowledge, going, step)
     cells = search.cells(client)
     models, states = under(_MODEL, client.state), under(_STATE, client.state)
-    _forget(client, _MODEL, _STATE)
+    forget(client.state, _MODEL, _STATE)
     start, student = client.student.state_dict(), copy.deepcopy(client.student)
     rounds = [step] if search.side_by_side else range(1, search.rounds + 1)
     scored = last or search.pruner != "none"
@@ -89,8 +90,8 @@ def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
             if not whole:
                 diverged.append(number)
             reports.append(report if whole else Knowledge())
-            client.state |= {f"{_MODEL}{number}/{name}": value.clone() for name, value in student.state_dict().items()}
-            client.state |= {f"{_STATE}{number}/{name}": value for name, value in alone.state.items()}
+            model = {name: value.clone() for name, value in student.state_dict().items()}
+            client.state |= scoped(f"{_MODEL}{number}/", model) | scoped(f"{_STATE}{number}/", alone.state)
     client.record("tuning_steps", steps)
     client.record("tuning_samples", samples)
     up = {} if last else pack(reports)[0]
@@ -98,13 +99,13 @@ def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
         up[SCORES] = sendable(torch.stack(scores))
     if diverged:
         up[DIVERGED] = torch.tensor(diverged, dtype=torch.int16)
-    client.state |= {f"{_REPORT}{name}": tensor for name, tensor in up.items()}
+    client.state |= scoped(_REPORT, up)
 
 
 def found(client: Node) -> Knowledge | None:
     """What a preparation has put by for the server."""
     up = Knowledge(under(_REPORT, client.state))
-    _forget(client, _REPORT)
+    forget(client.state, _REPORT)
     return up or None
 
 
@@ -137,7 +138,7 @@ def _told(search: SearchPlan, client: Node, knowledge: Knowledge) -> list[int]:
     client.state[_BAGS] = torch.cat([before.cpu(), torch.tensor(shares(knowledge, len(new)), dtype=torch.int16)])
     if search.refresh == "every round":
         # Cells start from it, and round 1 does again: what travelled once stays here until then.
-        client.state |= {f"{_START}{name}": tensor for name, tensor in bags_of(knowledge).items()}
+        client.state |= scoped(_START, bags_of(knowledge))
     return new
 
 
@@ -162,8 +163,3 @@ def _finishes(cell: Cell, alone: Node, told: Knowledge, rounds: Sequence[int]) -
     except DivergedError:
         return False
     return True
-
-
-def _forget(client: Node, *prefixes: str) -> None:
-    for name in [name for name in client.state if name.startswith(prefixes)]:
-        del client.state[name]

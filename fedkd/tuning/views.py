@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from fedkd.knowledge.scopes import forget, scoped, under
 from fedkd.models import Model
 from fedkd.node.moment import in_round
 from fedkd.node.node import Node
 from fedkd.settings.training import Training
-from fedkd.tuning.bags import OWN, bag, pack, shares, under
+from fedkd.tuning.bags import OWN, bag, pack, shares
 from fedkd.tuning.cells import Cell
 from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.state import CHOSEN, POINTS, SETUP
@@ -55,9 +56,8 @@ def set_up(search: SearchPlan, node: Node) -> None:
 
 def keep_states(node: Node, states: Sequence[Mapping[str, Tensor]]) -> None:
     """Keep what each cell that the start holds has put into its state, in place of what was kept before."""
-    for name in [name for name in node.state if name.startswith(SETUP)]:
-        del node.state[name]
-    node.state |= {f"{SETUP}{name}": tensor for name, tensor in pack(states)[0].items()}
+    forget(node.state, SETUP)
+    node.state |= scoped(SETUP, pack(states)[0])
 
 
 def state_of(search: SearchPlan, node: Node, number: int) -> dict[str, Tensor]:
