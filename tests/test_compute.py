@@ -95,7 +95,7 @@ METHODS = [
 @pytest.mark.parametrize("method", METHODS)
 def test_every_computation_comes_through_the_door(method: str, calls: list[tuple[bool, bool]]) -> None:
     federate(small(method, transfer=LABELLED, seed=len(method), rounds=1))
-    assert len(calls) > 20
+    assert len(calls) > 5, "at least two evaluations and three steps; more where the start is not in the cache yet"
     assert all(through for through, _ in calls)
 
 
@@ -106,7 +106,7 @@ def test_no_computation_forgets_the_precision(method: str, calls: list[tuple[boo
         of, train=replace(TRAINING, precision="bfloat16"), pretrain=replace(PRETRAINING, precision="bfloat16")
     )
     federate(rounded)
-    assert len(calls) > 20
+    assert len(calls) > 5, "at least two evaluations and three steps; more where the start is not in the cache yet"
     assert all(in_bfloat16 for _, in_bfloat16 in calls)
 
 

@@ -14,13 +14,15 @@ class Problem:
 
     field: str
     """whose value it is; empty: that of several together"""
+    where: str
+    """the same, with the index of an item in a list: `shape.0`"""
     message: str
     """what would be right; where several types are, one after the other"""
     value: Any
     """what was given"""
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}, found {self.value!r}" if self.field else self.message
+        return f"{self.where}: {self.message}, found {self.value!r}" if self.field else self.message
 
 
 def first_problem(error: ValidationError) -> Problem:
@@ -28,11 +30,12 @@ def first_problem(error: ValidationError) -> Problem:
     problems = error.errors(include_url=False)
     first = problems[0]
     if first["type"] in ("missing", "missing_argument"):
-        return Problem("", f"parameter {str(first['loc'][-1])!r} has no default; give it a value", None)
+        return Problem("", "", f"parameter {str(first['loc'][-1])!r} has no default; give it a value", None)
     # Where several types are right, each has a problem of its own, under the field and its own name.
     same = [problem["msg"] for problem in problems if problem["loc"][:1] == first["loc"][:1]]
     field = str(first["loc"][0]) if first["loc"] else ""
-    return Problem(field, " or ".join(dict.fromkeys(map(_plain, same))), first["input"])
+    where = ".".join([field, *(str(part) for part in first["loc"][1:] if isinstance(part, int))])
+    return Problem(field, where, " or ".join(dict.fromkeys(map(_plain, same))), first["input"])
 
 
 def _plain(message: str) -> str:
