@@ -1,8 +1,9 @@
 """A method: hooks with defaults, of which each method overrides only what it changes.
 
-One round: the server's `merge` turns the last reports into knowledge, one message brings it to each client, the
-client `learn`s as its `plan` says, is evaluated beside the method, and sends its `report` back. By default clients
-learn from labels, each alone, and nothing travels. What distils soft predictions derives from `Distilling`.
+One round: the server's `merge` turns the last reports into knowledge and sends it to each client. The client `learn`s
+as its `plan` describes and sends its `report` back. The protocol evaluates the client's model; a method does not. By
+default each client learns alone from labels, and nothing is sent. Methods that distil soft predictions derive from
+`Distilling`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fedkd.training.fit import fit
 
 Refresh = Literal["never", "once", "every round"]
 Reporters = Literal["nobody", "teachers", "everyone"]
-"""Which of the clients that take part in an exchange report after it."""
+"""The clients that report after an exchange, among those that take part in it."""
 
 
 class Method:
@@ -31,12 +32,12 @@ class Method:
 
     @property
     def refresh(self) -> Refresh:
-        """When what clients know travels: never, only at the start (teachers stay frozen), or after every round."""
+        """When clients send what they know: never, once at the start (teachers stay frozen), or after every round."""
         return "never"
 
     @property
     def keeps(self) -> bool:
-        """Whether a client keeps what it was sent for all rounds that follow, because it travels but once."""
+        """Whether a client stores the knowledge that it receives for all later rounds, because it is sent only once."""
         return self.refresh != "every round"
 
     @property
@@ -46,30 +47,30 @@ class Method:
 
     @property
     def pools(self) -> bool:
-        """Whether client 0 alone takes part, with everybody's data: what training could reach without borders."""
+        """Whether only client 0 takes part, with the data of all clients: an upper bound for the other methods."""
         return False
 
     @property
     def has_global_model(self) -> bool:
-        """Whether the server holds a model that is evaluated in every round; then clients report after the last too."""
+        """Whether the server has a model, evaluated in every round. If so, clients also report after the last round."""
         return False
 
     @property
     def begins_with_average(self) -> bool:
-        """Whether the first merge makes the mean of the models that clients start with, weighted by their samples.
+        """Whether the first merge averages the clients' first models, weighted by their numbers of samples.
 
-        `start = "average"` has nothing to add to it then, and takes no round.
+        If so, `start = "average"` changes nothing and takes no round.
         """
         return False
 
     @property
     def uses_absent(self) -> bool:
-        """Whether a client's last report still counts in rounds in which the client takes no part."""
+        """Whether the last report of a client is still used in rounds in which the client does not take part."""
         return True
 
     @property
     def needs_everyone(self) -> str:
-        """Why all clients must take part in every round, as the end of a sentence; empty: they need not."""
+        """The reason why all clients must take part in every round, for an error message; empty if they need not."""
         return ""
 
     @property
@@ -79,44 +80,44 @@ class Method:
 
     @property
     def preparation(self) -> str:
-        """What the preparations are, under which name their bytes stand apart too: `encoder_bytes`."""
+        """Name of the preparations. Results also count their bytes separately under it, such as `encoder_bytes`."""
         return "preparation"
 
     def check(self, federation: Federation, labelled: bool) -> None:
-        """Raise UserError where the method cannot run in such a federation.
+        """Raise UserError if the method cannot run in this federation.
 
-        Too few teachers, models that are not alike, or a transfer set without the labels that it needs
-        (`labelled` says whether it has them).
+        Causes are too few teachers, models that differ, or a transfer set without the labels that the method needs.
+        `labelled`: whether the transfer set has labels.
         """
 
     def reports(self, moment: Moment) -> Reporters:
-        """Who of those that take part in an exchange of the method reports after it, if anybody is to read it."""
+        """Which clients report after an exchange of the method. The schedule skips reports that nobody would read."""
         if moment.phase is Phase.PREPARE:
             return "everyone"
         renewed = moment.begins or self.refresh == "every round"
         return "teachers" if renewed and self.refresh != "never" else "nobody"
 
     def is_asked(self, client: Node) -> bool:
-        """Whether this client is among those who report."""
+        """Whether this client is one of the clients that report after the present exchange."""
         who = self.reports(client.moment)
         return who == "everyone" or (who == "teachers" and client.id in client.tutors)
 
     def setup(self, node: Node) -> None:
-        """Once for every client and the server, at the start: a frozen anchor, a second model."""
+        """Prepare a node, once at the start for every client and the server: a frozen anchor, or a second model."""
 
     def prepare(self, client: Node, knowledge: Knowledge) -> None:
-        """A preparation exchange at the client."""
+        """Process the knowledge of one preparation exchange at the client."""
 
     def report(self, client: Node) -> Knowledge | None:  # noqa: ARG002 - methods override it
-        """What a client uploads after an exchange in which it `reports`; None: nothing."""
+        """The knowledge that a client uploads after an exchange in which it reports; None: nothing."""
         return None
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:  # noqa: ARG002
-        """What each student is sent, by its id, of what clients have reported."""
+        """The knowledge that the server sends to each student, by student id, made from the clients' reports."""
         return {}
 
     def global_model(self, server: Node) -> nn.Module | None:  # noqa: ARG002 - methods override it
-        """The model that the server holds after `merge`, where it holds one."""
+        """The server's model after `merge`; None if it has none."""
         return None
 
     def loss(self, batch: Batch) -> Tensor:
@@ -124,11 +125,11 @@ class Method:
         return cross_entropy(batch.labelled, batch.labels)
 
     def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:  # noqa: ARG002 - methods override it
-        """One round of training at the client, as one `Fit` or several: code between two sees the trained student."""
+        """One round of training at the client, as one `Fit` or several. Each is trained before the next is made."""
         yield Fit(self.loss, labels=self.labels)
 
     def learn(self, client: Node, knowledge: Knowledge) -> None:
-        """One round of training at the client: all that is planned."""
+        """One round of training at the client: train every `Fit` of `plan`."""
         for job in self.plan(client, knowledge):
             fit(client, job)
 

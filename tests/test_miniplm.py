@@ -15,7 +15,7 @@ from torch import Tensor
 from fedkd.base.errors import UserError
 from fedkd.base.streams import stream
 from fedkd.difference_sampling import difference, refinement
-from fedkd.difference_sampling.samplers import KEPT, SOFT, TEXT, Score, combined, learnt_from
+from fedkd.difference_sampling.samplers import SELECTED, SOFT, TEXT, Score, combined, learnt_from
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.weights import packed
 from fedkd.method import METHODS
@@ -118,7 +118,7 @@ def bare_losses(model: Model, data: Data) -> list[float]:
 def selected(method: str, client: Node, **models: Model) -> list[int]:
     """Which chunks a client keeps."""
     METHODS.build(method).prepare(client, sent(**models))
-    found: list[int] = client.state[KEPT].tolist()
+    found: list[int] = client.state[SELECTED].tolist()
     return found
 
 
@@ -210,7 +210,7 @@ class TestGlobalCut:
         for client, first in zip(clients, (0, 10), strict=True):
             client.round = 1
             built.learn(client, told)
-            found += [first + place for place in client.state[KEPT].tolist()]
+            found += [first + place for place in client.state[SELECTED].tolist()]
         assert found == best
         assert "miniplm/scores" not in clients[0].state, "what only the cut needed is forgotten"
 
@@ -231,7 +231,7 @@ class TestGlobalCut:
         client.state["miniplm/range"] = torch.zeros(2, dtype=torch.float64)
         client.round = 1
         built.learn(client, Knowledge({"miniplm/threshold": torch.tensor(9.0)}))
-        assert client.state[KEPT].tolist() == [best]
+        assert client.state[SELECTED].tolist() == [best]
 
 
 class TestLedger:
@@ -250,7 +250,7 @@ class TestLedger:
     def test_models_do_not_stay_on_the_clients_disks(self) -> None:
         client = node()
         selected(miniplm(distil=0.5), client, teacher=network(TEACHER), reference=network(REFERENCE))
-        assert set(client.state) == {KEPT, SOFT}
+        assert set(client.state) == {SELECTED, SOFT}
 
 
 def every_form() -> Iterator[str]:

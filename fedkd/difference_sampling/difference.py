@@ -1,8 +1,9 @@
-"""Difference sampling: which samples a good model finds easier than a poor one does, and the best share of them.
+"""Difference sampling: find the samples that are easier for a good model than for a poor one, and select the best.
 
-Gu et al., arXiv 2410.17215 (MiniPLM), step by step: `sample_losses` of two models, their difference, `highest`. Over
-several parties, who keep their scores to themselves, the cut is found from histograms (ours): the counts of all are
-added, `cut_bin` names the bin in which the cut lies, and `threshold` reads it off a second histogram of that bin.
+Gu et al., arXiv 2410.17215 (MiniPLM), step by step: `sample_losses` of two models, their difference, `highest`. With
+several parties, scores stay private and the threshold comes from histograms (ours): the counts of all parties are
+added, `cut_bin` returns the bin that contains the threshold, and `threshold` reads it from a second histogram, of that
+bin alone.
 Losses and scores are in nats a row: a row of predictions is a token, or an image.
 """
 
@@ -33,29 +34,29 @@ def sample_losses(
 ) -> Tensor:
     """(n,) float32: the mean cross-entropy of each sample's rows, in one pass of at most `rows` rows at a time.
 
-    `progress` is told how many of all samples are done.
+    `progress` is called with (samples done, all samples).
     """
     assert data.y is not None
     size = max(1, rows // rows_a_sample(data.x))
-    found, done = [torch.empty(0, device=data.x.device)], 0
+    losses, done = [torch.empty(0, device=data.x.device)], 0
     for x, y in zip(torch.split(data.x, size), torch.split(data.y.view(len(data), -1), size), strict=True):
         logits = compute.outputs(model, x).flatten(0, -2)
         each = F.cross_entropy(logits.float(), y.flatten(), reduction="none")
-        found.append(each.view(len(x), -1).mean(1))
+        losses.append(each.view(len(x), -1).mean(1))
         done += len(x)
         if progress:
             progress(done, len(data))
-    return torch.cat(found)
+    return torch.cat(losses)
 
 
 def histogram(scores: Tensor, low: float = LOW, high: float = HIGH) -> Tensor:
     """(BINS + 2,) int32 counts: below `low`, in BINS equal bins up to `high`, and from there on."""
-    place = torch.bucketize(scores.double(), _edges(low, high).to(scores.device), right=True)
-    return torch.bincount(place, minlength=BINS + 2).int()
+    bins = torch.bucketize(scores.double(), _edges(low, high).to(scores.device), right=True)
+    return torch.bincount(bins, minlength=BINS + 2).int()
 
 
 def cut_bin(counts: Tensor, keep: float) -> tuple[float, float]:
-    """(low, high) of the bin of a first histogram, summed over all parties, in which the `keep` highest end."""
+    """(low, high) edges of the bin that contains the threshold, from a first histogram summed over all parties."""
     edges, above = _edges(LOW, HIGH), _above(counts)
     enough = int((above >= share(keep, int(counts.sum()))).sum())
     at = min(max(enough - 1, 0), BINS - 1)
@@ -63,9 +64,9 @@ def cut_bin(counts: Tensor, keep: float) -> tuple[float, float]:
 
 
 def threshold(counts: Tensor, keep: float, low: float, high: float) -> float:
-    """The score from which on as many of all are kept as comes nearest to the `keep` highest.
+    """Bin edge for which the number of scores at or above it is nearest to `keep` times the number of all scores.
 
-    `counts` is a histogram from `low` to `high`, summed over all parties. Equal scores are kept or left together.
+    `counts` is a histogram from `low` to `high`, summed over all parties. Equal scores are all kept or all left out.
     """
     excess = (_above(counts) - share(keep, int(counts.sum()))).abs()
     return float(_edges(low, high)[int(excess.argmin())])

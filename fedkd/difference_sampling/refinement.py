@@ -1,4 +1,4 @@
-"""What teacher and reference do for a corpus: learn, score and write, each once and then taken from the cache."""
+"""Training, scoring and text generation with teacher and reference. All results are cached."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from fedkd.training.batch import Batch, Fit
 from fedkd.training.fit import fit
 
 SCHEMA = 1
-"""Raise when the same would come out otherwise: what is older is then left alone."""
+"""Increase it when equal inputs give other results. Older cache files are then not used any more."""
 PIECE = 4096
-"""Rows of predictions that are there at once."""
+"""Rows of predictions in memory at the same time."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is in all."""
+"""Called with (name of the work, amount done, amount in all)."""
 
 
 def learnable(public: Data) -> Data:
@@ -60,7 +60,7 @@ def trained(
     settings: Optimisation,
     progress: Progress | None = None,
 ) -> Model:
-    """A model of this spec after so many epochs on labelled samples, each epoch with a fresh state of the optimiser.
+    """A model of this spec, trained for `epochs` on labelled samples. Each epoch starts with a fresh optimiser.
 
     Raises:
         UserError: there is no such model, it cannot take such samples, or its training diverged.
@@ -104,7 +104,7 @@ def trained(
 
 def losses(model: Model, spec: str, data: Data, progress: Progress | None = None, compute: Compute = PLAIN) -> Tensor:
     """(n,) float32: the mean loss of each sample in nats a row, of a model of this spec: see `sample_losses`."""
-    told = partial(progress, f"scoring by {spec}") if progress else None
+    scoring = partial(progress, f"scoring by {spec}") if progress else None
     parts = [
         spec,
         *map(str, sorted(own_code(spec).items())),
@@ -113,8 +113,10 @@ def losses(model: Model, spec: str, data: Data, progress: Progress | None = None
         _labels(data),
         *_precision(compute),
     ]
-    found = _remembered("losses", parts, lambda: {"losses": sample_losses(model, data, PIECE, told, compute)})["losses"]
-    return found.to(data.x.device)
+    computed = _remembered("losses", parts, lambda: {"losses": sample_losses(model, data, PIECE, scoring, compute)})[
+        "losses"
+    ]
+    return computed.to(data.x.device)
 
 
 def soft_labels(model: Model, x: Tensor, k: int, compute: Compute = PLAIN) -> Tensor:
@@ -124,9 +126,9 @@ def soft_labels(model: Model, x: Tensor, k: int, compute: Compute = PLAIN) -> Te
 
 
 def written(model: Model, spec: str, first: Tensor, length: int, *names: int | str, compute: Compute = PLAIN) -> Tensor:
-    """(n, length + 1) int64 text that a model of this spec writes after (n,) first tokens, drawn as it predicts, T = 1.
+    """(n, length + 1) int64 text that a model of this spec generates from (n,) first tokens, sampled at T = 1.
 
-    What is drawn depends on the model, the first tokens and `names` alone.
+    The text depends only on the model, the first tokens and `names`.
     """
 
     def write() -> dict[str, Tensor]:
@@ -152,7 +154,7 @@ def written(model: Model, spec: str, first: Tensor, length: int, *names: int | s
     return _remembered("written", parts, write)["written"].to(first.device)
 
 
-def kept(data: Data, index: Tensor) -> Data:
+def subset(data: Data, index: Tensor) -> Data:
     """The samples at (k,) indices, with the labels of all their rows."""
     return Data(data.x[index], rows_of(_labels(data), index, len(data)))
 
@@ -172,13 +174,13 @@ def _content(model: Model) -> list[Tensor | str]:
 
 
 def _precision(compute: Compute) -> list[str]:
-    """What of it changes numbers, and is not what it always was."""
+    """The settings that change numbers; nothing for the defaults, so that older cache keys stay valid."""
     plain = replace(compute, device=PLAIN.device) == PLAIN
     return [] if plain else [compute.precision, str(compute.compile)]
 
 
 def _remembered(kind: str, parts: Sequence[Tensor | str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `make` gives, or gave before for equal parts, from a checksummed file."""
+    """The tensors that `make` returns, read from a checksummed cache file if it ran with equal parts before."""
     head = repr([SCHEMA, torch.__version__, kind])
     key = content_key(head, *(part if isinstance(part, Tensor) else repr(part) for part in parts))
     return cached_tensors(cache_root() / "refined" / f"{key}.safetensors", make)

@@ -1,4 +1,4 @@
-"""Difference sampling at a node: what the server does with teacher and reference, and a client with their scores."""
+"""Difference sampling at a node: the server trains teacher and reference, clients score and select their samples."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ROLES: dict[Score, tuple[str, ...]] = {
     "random": (),
     "all": (),
 }
-"""Which models each score asks for."""
-OWN = "miniplm/"
-"""Prefix of what is neither the student's nor the method's that goes on with what was kept."""
-KEPT, SCORES, SOFT, TEXT, RANGE, CHUNKS, COUNTS, THRESHOLD = (
-    f"{OWN}{name}" for name in ("kept", "scores", "soft", "text", "range", "chunks", "counts", "threshold")
+"""The models that each score needs."""
+PREFIX = "miniplm/"
+"""Prefix of the names of difference sampling, in states and in messages."""
+SELECTED, SCORES, SOFT, TEXT, RANGE, CHUNKS, COUNTS, THRESHOLD = (
+    f"{PREFIX}{name}" for name in ("kept", "scores", "soft", "text", "range", "chunks", "counts", "threshold")
 )
 
 
 def trained(server: Node, role: str, spec: str, epochs: int) -> Model:
-    """Teacher or reference, as the server has trained it on the transfer set or did before; what it took is recorded.
+    """Teacher or reference, trained on the transfer set or taken from the cache. Records its cost and its loss.
 
     Raises:
         UserError: see `refinement.learnable` and `refinement.trained`.
@@ -48,7 +48,7 @@ def trained(server: Node, role: str, spec: str, epochs: int) -> Model:
 
 
 def written(server: Node, teacher: Model, spec: str, client: int, chunks: int) -> Tensor:
-    """(chunks, length + 1) text that the teacher writes for a client, in a type just large enough for the wire."""
+    """(chunks, length + 1) text that the teacher generates for a client: uint8 if all tokens fit, else int32."""
     draw = server.rng("miniplm", client)
     first = server.public.x[:, 0]
     first = first[torch.randint(len(first), (chunks,), generator=draw)]
@@ -63,16 +63,16 @@ def scores(client: Node, score: Score, models: Mapping[str, tuple[str, Model]]) 
     Raises:
         UserError: a model's loss is not finite.
     """
-    found = {}
+    losses = {}
     for role in ROLES[score]:
         spec, model = models[role]
-        found[role] = refinement.losses(model, spec, client.private, compute=client.compute)
-        if not found[role].isfinite().all():
+        losses[role] = refinement.losses(model, spec, client.private, compute=client.compute)
+        if not losses[role].isfinite().all():
             raise UserError(
                 f"method miniplm: {role} {spec} has a loss that is not finite; take another, or other epochs"
             )
         count(client, role, client.private.x)
-    return combined(score, found, len(client.private), client.rng("miniplm")).to(client.device)
+    return combined(score, losses, len(client.private), client.rng("miniplm")).to(client.device)
 
 
 def combined(score: Score, losses: Mapping[str, Tensor], samples: int, draw: torch.Generator) -> Tensor:
@@ -86,52 +86,52 @@ def combined(score: Score, losses: Mapping[str, Tensor], samples: int, draw: tor
 
 
 def count(node: Node, role: str, x: Tensor) -> None:
-    """Book that a model has processed all rows of some samples, or written them."""
+    """Add all rows of some samples to the number of tokens that a model has processed or generated."""
     before = node.records.get(("", f"{role}_tokens"), 0.0)
     node.record(f"{role}_tokens", before + len(x) * rows_a_sample(x))
 
 
 def cut(server: Node, reports: Mapping[int, Knowledge], keep: float) -> dict[int, Knowledge]:
-    """From the clients' histograms: first the bin in which the cut lies, and, asked again, the cut."""
+    """From the clients' histograms: first the bin that contains the threshold, in the second call the threshold."""
     counts = torch.stack([reports[client][COUNTS] for client in sorted(reports)]).sum(0)
     if RANGE not in server.state:
         server.state[RANGE] = torch.tensor(difference.cut_bin(counts, keep), dtype=torch.float64)
-        told = Knowledge({RANGE: server.state[RANGE]})
+        knowledge = Knowledge({RANGE: server.state[RANGE]})
     else:
         at = difference.threshold(counts, keep, *server.state.pop(RANGE).tolist())
-        told = Knowledge({THRESHOLD: torch.tensor(at, dtype=torch.float64)})
-    return dict.fromkeys(sorted(reports), told)
+        knowledge = Knowledge({THRESHOLD: torch.tensor(at, dtype=torch.float64)})
+    return dict.fromkeys(sorted(reports), knowledge)
 
 
 def histogram(client: Node) -> Tensor:
-    """(BINS + 2,) counts of the client's scores: over the whole range, or over the one that it was told."""
+    """(BINS + 2,) counts of the client's scores: over the whole range, or over the bin that the server has sent."""
     ends = client.state[RANGE].tolist() if RANGE in client.state else (difference.LOW, difference.HIGH)
     return difference.histogram(client.state[SCORES], *ends)
 
 
 def take(client: Node, at: float) -> None:
-    """Keep what scores `at` or more, at least the best, and forget what only the cut needed."""
+    """Select the samples that score `at` or more, at least the best one, and delete what only the cut needed."""
     known = client.state.pop(SCORES)
     client.state.pop(RANGE)
     index = (known.double() >= at).nonzero().flatten()
-    client.state[KEPT] = index if len(index) else highest(known, 1 / len(known))
+    client.state[SELECTED] = index if len(index) else highest(known, 1 / len(known))
     if SOFT in client.state:
         client.state[SOFT] = client.state[SOFT].view(len(known), -1, client.state[SOFT].shape[1])[index].flatten(0, 1)
 
 
 def learnt_from(client: Node) -> Data:
-    """What the client learns from, as far as that is known: its own samples, those kept, or what was written."""
+    """The samples that the client learns from: generated text, its selected samples, or before a selection all."""
     if TEXT in client.state:
         text = client.state[TEXT].long()
         return Data(text[:, :-1], text[:, 1:].flatten())
-    if KEPT in client.state:
-        return refinement.kept(client.private, client.state[KEPT])
+    if SELECTED in client.state:
+        return refinement.subset(client.private, client.state[SELECTED])
     return client.private
 
 
 def record(client: Node) -> None:
-    """Report how much is learnt from, and how diverse it is where it is text."""
-    own = learnt_from(client)
-    client.record("kept", len(own) / len(client.private))
-    if rows_a_sample(own.x) > 1:
-        client.record("ngram_diversity", difference.diversity(own.x))
+    """Record the share of samples that is learnt from, and for text its diversity."""
+    data = learnt_from(client)
+    client.record("kept", len(data) / len(client.private))
+    if rows_a_sample(data.x) > 1:
+        client.record("ngram_diversity", difference.diversity(data.x))

@@ -1,4 +1,4 @@
-"""The autoencoder of ReffAKD: it learns to copy images through a narrow middle, and needs no label for it."""
+"""The autoencoder of ReffAKD: it learns without labels to reconstruct images from small embeddings."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fedkd.tensors.compute import Compute
 from fedkd.training.descent import Descent
 
 SCHEMA = 1
-"""Raise when the same settings would train to other weights: older ones are then left alone."""
+"""Increase it when the same settings train to other weights. Older cache files are then not used any more."""
 SIDE = 32
-"""Smallest height and width that it takes as they are."""
+"""Smallest height and width without padding."""
 PADDED = 28
-"""Smallest that are padded; what is smaller still is resized."""
+"""Smallest height and width that are padded; smaller images are resized."""
 OPTIMISATION = Optimisation(lr=0.1, momentum=0.9, weight_decay=5e-4, batch_size=8)
 """How it is trained: the paper's, but for the size of a batch, which is ours: it needs many steps to learn more
 than the mean image, and 50 epochs of batches of 32 are too few on 400 images of CIFAR-10 under some seeds."""
 CHUNK = 1024
-"""Images at a time where nothing is learnt."""
+"""Images in one forward pass outside training."""
 _WIDTHS = (12, 24, 48)
 
 
@@ -56,7 +56,7 @@ class Autoencoder(nn.Module):
 
 
 def encoder(channels: int) -> nn.Sequential:
-    """The first half alone, which is all that an embedding needs."""
+    """The encoder alone, which is enough for embeddings."""
     down: list[nn.Module] = []
     for narrow, wide in itertools.pairwise((channels, *_WIDTHS)):
         down += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.ReLU()]
@@ -85,7 +85,7 @@ def drawn(channels: int, rng: torch.Generator) -> Autoencoder:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """An autoencoder and what it took."""
+    """A trained autoencoder, its loss and its cost."""
 
     network: Autoencoder
     loss: float
@@ -121,9 +121,9 @@ def train(x: Tensor, epochs: int, rng: torch.Generator) -> Trained:
 
 
 def train_once(x: Tensor, epochs: int, rng: torch.Generator) -> Trained:
-    """`train`, or what it gave before: kept in the cache under a hash of images, epochs and the seed of `rng`.
+    """`train` with a cache, whose key is a hash of images, epochs and the seed of `rng`.
 
-    Steps and samples are those of the training, whenever that was. `rng` must be fresh.
+    Steps and samples are those of the training, also when the result comes from the cache. `rng` must be fresh.
     """
     settings = repr((SCHEMA, torch.__version__, epochs, rng.initial_seed(), identity(OPTIMISATION)))
     key = content_key(settings, repr((x.dtype, tuple(x.shape))), x.cpu().contiguous().numpy().data)
@@ -143,7 +143,7 @@ def train_once(x: Tensor, epochs: int, rng: torch.Generator) -> Trained:
 
 
 def restored_encoder(channels: int, weights: Mapping[str, Tensor]) -> nn.Sequential:
-    """An encoder with given weights, which it takes over."""
+    """An encoder with the given weights, which are not copied."""
     with torch.device("meta"):
         network = encoder(channels)
     network.load_state_dict(weights, assign=True)

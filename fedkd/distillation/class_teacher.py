@@ -1,4 +1,4 @@
-"""A teacher that is no network: it knows a class by how alike an autoencoder finds it to the others."""
+"""Per-class soft labels from the similarity of autoencoder embeddings, as a teacher."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _SUMS, _COUNTS = "class_sums", "class_counts"
 
 @dataclass(frozen=True, config=STRICT)
 class ClassTeacher:
-    """Soft labels q_y of every class, from one autoencoder that all share.
+    """Soft labels q_y of every class, from one autoencoder that all clients share.
 
     Doshi & Kim, arXiv 2404.09886; the federated form is ours. After the start the server trains an autoencoder on the
-    transfer inputs and sends its first half (`offer`); clients embed samples of their own (`embed`) and send sums and
-    counts of each class (`told`), which add up to the same similarities however the samples are dealt; the server
-    makes q of them (`soft_labels`).
+    transfer inputs and sends its encoder (`offer`). Clients embed their private samples (`embed`) and send sums and
+    counts of each class (`report`). The similarities from these do not depend on which client has which sample. The
+    server computes q from them (`soft_labels`).
     """
 
     samples: Annotated[int, Ge(0)] = 40
@@ -55,10 +55,10 @@ class ClassTeacher:
     """epochs of the autoencoder's training"""
 
     def offer(self, server: Node) -> dict[str, Tensor]:
-        """What clients need to embed samples: the trained encoder.
+        """Train the autoencoder; the weights of its encoder, with which clients embed their samples.
 
         Raises:
-            UserError: the samples are no images.
+            UserError: the samples are not images.
         """
         if len(server.shape) != 3:
             raise UserError("an autoencoder embeds images, but the samples are text; leave it out of teachers")
@@ -67,45 +67,45 @@ class ClassTeacher:
         return scoped(_ENCODER, trained.network.encoder.state_dict())
 
     def embed(self, client: Node, knowledge: Mapping[str, Tensor]) -> None:
-        """Embed a client's samples with the encoder that it was sent."""
+        """Embed a client's samples with the encoder that it received."""
         weights = {name: value.to(client.device) for name, value in under(_ENCODER, knowledge).items()}
         encoder = autoencoder.restored_encoder(client.shape[0], weights)
         sums, client.state[_COUNTS] = self.sums(client, encoder)
-        client.state[_SUMS] = sums.float()  # added up in float64; half the bytes travel
+        client.state[_SUMS] = sums.float()  # summed in float64; half the bytes are sent
 
-    def told(self, client: Node) -> dict[str, Tensor]:
-        """What the server is told of the embeddings: (classes, latent) float32 sums and (classes,) counts."""
+    def report(self, client: Node) -> dict[str, Tensor]:
+        """What a client sends about its embeddings: (classes, latent) float32 sums and (classes,) counts."""
         return {name: client.state.pop(name) for name in (_SUMS, _COUNTS)}
 
     def taught(self, server: Node, reports: Mapping[int, Knowledge]) -> Tensor:
-        """(classes, classes) log q of what all clients have told, added up in the order of their ids."""
-        told = [reports[client] for client in sorted(reports)]
-        sums, counts = (torch.stack([each[name] for each in told]) for name in (_SUMS, _COUNTS))
+        """(classes, classes) log q from the reports of all clients, added in the order of their ids."""
+        in_order = [reports[client] for client in sorted(reports)]
+        sums, counts = (torch.stack([each[name] for each in in_order]) for name in (_SUMS, _COUNTS))
         sums, counts = sums.double().sum(0), counts.sum(0)
         return self.soft_labels(server, pair_sums(sums, counts), pair_counts(counts))
 
     def soft_labels(self, server: Node, sums: Tensor, pairs: Tensor) -> Tensor:
         """(classes, classes) log q from `pair_sums` and `pair_counts`; records similarities and boost."""
-        found = similarity(sums, pairs)
-        boost = needed_boost(found, self.tau) if self.boost is None else self.boost
+        similarities = similarity(sums, pairs)
+        boost = needed_boost(similarities, self.tau) if self.boost is None else self.boost
         server.record("boost", boost)
         if server.classes <= NAMED:
             for a, b in torch.triu_indices(server.classes, server.classes).T.tolist():
-                server.record(f"similarity/{a}/{b}", float(found[a, b]))
-        return soft_labels(found, boost, self.tau).float()
+                server.record(f"similarity/{a}/{b}", float(similarities[a, b]))
+        return soft_labels(similarities, boost, self.tau).float()
 
     def sums(self, client: Node, encoder: nn.Module) -> tuple[Tensor, Tensor]:
         """Sums and counts of the unit embeddings of each class of a client's own samples."""
         labels = client.private.y
         assert labels is not None
         index = some_of_each(labels, self.samples, client.rng("similarity"))
-        # In float64 the embedding of a sample is the same, to its last digits, whatever shares its batch.
+        # In float64 the other samples of a batch change an embedding only in its last digits.
         embeddings = autoencoder.embed(encoder.double(), client.private.x[index])
         return class_sums(embeddings, labels[index], client.classes)
 
 
 def book(node: Node, trained: autoencoder.Trained) -> None:
-    """What an autoencoder cost and how good it is, apart from the work of the rounds."""
+    """Record the cost and the loss of an autoencoder, separate from the cost of the rounds."""
     node.record("encoder_steps", trained.steps)
     node.record("encoder_samples", trained.samples)
     node.record("encoder_loss", trained.loss)

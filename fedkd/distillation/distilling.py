@@ -1,4 +1,4 @@
-"""What every method that distils soft predictions has in common.
+"""The base class of all methods that distil soft predictions.
 
 teachers → soft predictions → (revise) → (select) → objective → student
 """
@@ -35,7 +35,7 @@ from fedkd.training.batch import Fit, Target
 
 @dataclass(frozen=True, config=STRICT, kw_only=True)
 class SoftPredictions:
-    """What may be done to soft predictions, whatever is then learnt from them."""
+    """How soft predictions are sent, revised and selected."""
 
     wire: Wire = "float16"
     """how soft predictions travel: float16, float32, or top(K), the K highest of each row and the mean of the rest
@@ -60,27 +60,27 @@ class Distilling(SoftPredictions, Method):
 
     @property
     def has_replaceable_loss(self) -> bool:
-        """Whether a revision may bring a loss of its own: where there is no more to the method than its soft labels."""
+        """Whether a revision may replace the method's loss. True only if the method does nothing but distil."""
         return False
 
     @cached_property
     def source(self) -> Source | None:
-        """Where predictions of networks come from; None: there are none, an autoencoder teaches alone."""
+        """The source of the teachers' predictions; None if an autoencoder is the only teacher."""
         return Peers(self.teachers, self.wire, self.gathered) if peers_in(self.teachers) else None
 
     @cached_property
     def class_teacher(self) -> ClassTeacher | None:
-        """The autoencoder among the teachers."""
+        """The autoencoder among the teachers; None if there is none."""
         return class_teacher_in(self.teachers)
 
     @cached_property
     def revision(self) -> Revision | None:
-        """How soft predictions are revised."""
+        """How soft predictions are revised; None: not at all."""
         return REVISIONS.build(self.revise) if self.revise else None
 
     @cached_property
     def selection(self) -> Selection | None:
-        """Which samples are distilled."""
+        """Which samples are distilled; None: all."""
         return SELECTIONS.build(self.select) if self.select else None
 
     @property
@@ -127,11 +127,11 @@ class Distilling(SoftPredictions, Method):
         if self.class_teacher:
             self.class_teacher.embed(client, knowledge)
             if self.refresh == "every round" and "logits" in knowledge:
-                client.state[_EARLY] = knowledge["logits"]  # nobody learns before round 1: they hold until then
+                client.state[_EARLY] = knowledge["logits"]  # no client trains before round 1, so they stay valid
 
     def report(self, client: Node) -> Knowledge | None:
         if self.class_teacher and client.moment.phase is Phase.PREPARE:
-            return Knowledge(self.class_teacher.told(client))
+            return Knowledge(self.class_teacher.report(client))
         return self.source.report(client) if self.source else None
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
@@ -143,12 +143,12 @@ class Distilling(SoftPredictions, Method):
         if not (self.class_teacher and server.moment.begins):
             return merged
         encoder = self.class_teacher.offer(server)
-        return {student: Knowledge({**encoder, **told}) for student, told in merged.items()}
+        return {student: Knowledge({**encoder, **bag}) for student, bag in merged.items()}
 
     def gathered(self, server: Node, predictions: Tensor) -> Tensor:
-        """What travels of the peers' (teachers, n, classes) logits: what `combine` makes of them, or all of them.
+        """The logits that the server sends, from the peers' (teachers, n, classes) logits.
 
-        All, where the client has something to do before: to revise each, or to hear an autoencoder with them.
+        They are combined to (n, classes), unless the client must first revise each teacher or add an autoencoder.
         """
         apart = self.class_teacher or (self.revision and self.revision.per_teacher)
         return predictions if apart else self.combine(server, predictions)
@@ -158,23 +158,23 @@ class Distilling(SoftPredictions, Method):
         return ensemble.mean_logits(predictions)
 
     def combined(self, client: Node, predictions: Tensor) -> Tensor:
-        """(n, classes) logits of (teachers, n, classes): what `combine` makes of them, at the server or else here."""
+        """(n, classes) logits from (teachers, n, classes): combined here, unless the server has combined them."""
         return self.rounded(predictions[0]) if client.combined else self.combine(client, predictions)
 
     def rounded(self, logits: Tensor) -> Tensor:
-        """(n, classes) logits that `combine` gave and the wire has rounded, as they are used."""
+        """(n, classes) combined logits after rounding by the wire. A method may correct them here."""
         return logits
 
     def distilled(self, client: Node) -> Data:
-        """The samples that a student distils on in this round: all of the transfer set, or its own where none is."""
+        """The samples that a student distils on in this round: the transfer set, or its own samples without one."""
         return client.distilled
 
     def predictions(self, client: Node, knowledge: Knowledge) -> Tensor | None:
-        """(teachers, n, classes) logits of all teachers of a round; None: there are none."""
+        """(teachers, n, classes) logits of all teachers in a round; None: there are no teachers."""
         return self.joined(client, self.source.predictions(client, knowledge) if self.source else None)
 
     def joined(self, client: Node, predictions: Tensor | None) -> Tensor | None:
-        """(teachers, n, classes) logits of some networks, and last of the autoencoder if it is a teacher."""
+        """(teachers, n, classes) logits: `predictions`, then those of the autoencoder if it is a teacher."""
         if not self.class_teacher:
             return predictions
         labels = self.distilled(client).y
@@ -183,13 +183,13 @@ class Distilling(SoftPredictions, Method):
         return classes if predictions is None else torch.cat([predictions, classes])
 
     def target(self, client: Node, predictions: Tensor | None) -> Target | None:
-        """What the student shall predict; None: there is nothing to distil."""
+        """The target that the student learns; None: there is nothing to distil."""
         if predictions is None:
             return None
         return self.selected(client, self.revised(client, predictions))
 
     def revised(self, client: Node, predictions: Tensor) -> Target:
-        """What `combine` makes of (teachers, n, classes) logits as a target, revised where that is asked for."""
+        """The target from (teachers, n, classes) logits: combined, and revised if `revise` is set."""
         merged, samples = self.combined(client, predictions), self.distilled(client)
         if not self.revision:
             return Target(merged, samples=samples)
@@ -203,10 +203,10 @@ class Distilling(SoftPredictions, Method):
         return Target(merged_after, samples=samples, revised=changed, original=merged)
 
     def selected(self, client: Node, target: Target) -> Target:
-        """The target with weight 0 for samples that are not to be distilled.
+        """The target with weight 0 for samples that are not selected.
 
-        Records how many are `selected`, `revised`, and on how many the teacher was wrong (`teacher_wrong`,
-        `selected_wrong`) as far as labels say so: shares of all samples of the target.
+        Records shares of all samples of the target: `selected`, `revised`, and with labels those on which the teacher
+        was wrong (`teacher_wrong`) and which were also selected (`selected_wrong`).
         """
         split = target.split(client)
         mask = self.selection.mask(client, target, self.loss) if self.selection else None

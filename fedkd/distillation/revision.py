@@ -1,4 +1,4 @@
-"""Soft predictions that contradict the labels, corrected: what a revision promises; `revisions/` holds each."""
+"""Base class of revisions, which correct soft predictions that contradict the labels. `revisions/` holds each."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Revision(ABC):
 
     @property
     def per_teacher(self) -> bool:
-        """Whether each teacher is revised, rather than what they say together."""
+        """Whether each teacher's predictions are revised, and not the combined ones."""
         return False
 
     @property
     def replaces_loss(self) -> bool:
-        """Whether it comes with a loss of its own, `revised_by_mse`, in the place of the method's."""
+        """Whether `revised_by_mse` replaces the method's loss."""
         return False
 
     @abstractmethod
     def __call__(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, classes) logits and (n,) labels → revised logits, and (n,) bool: which are not what they were."""
+        """(n, classes) logits and (n,) labels → revised logits, and (n,) bool: which rows were changed."""
 
 
 def towards_labels(logits: Tensor, labels: Tensor, eta: float) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def towards_labels(logits: Tensor, labels: Tensor, eta: float) -> tuple[Tensor, 
     Args:
         logits: (n, classes); p is their softmax at temperature 1.
         labels: (n,) int64.
-        eta: η in [0, 1): 0 puts the label in the place of the prediction.
+        eta: η in [0, 1): 0 replaces the prediction by the label.
 
     Returns:
         (n, classes) logits z with softmax(z) = revised p, so that a temperature may be applied afterwards, and (n,)
@@ -77,7 +77,7 @@ def revised_by_mse(batch: Batch) -> Tensor:
     probabilities = (student.softmax(dim=1) - teacher.softmax(dim=1)).square().mean(dim=1)
     distilled = torch.where(revised, probabilities, 4 * logits) * weights
     truth = torch.nn.functional.cross_entropy(batch.labelled, batch.labels, reduction="none")
-    # The label of a revised sample speaks through its soft label alone.
+    # The label of a revised sample acts only through its soft label.
     share = torch.ones_like(truth)
     share[len(truth) - len(weights) :] -= revised.to(weights.dtype) * weights
     return (share * truth).mean() + distilled.mean()

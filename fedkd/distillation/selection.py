@@ -1,6 +1,6 @@
-"""Which samples are distilled, the rest learning from ground truth: what a selection promises.
+"""Base classes of selections, which choose the samples that are distilled. The others are learnt from their labels.
 
-`selections/` holds each.
+The folder `selections/` holds a file for each.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class Ranked(Selection):
 
     @abstractmethod
     def scores(self, client: Node, target: Target, loss: Loss) -> Tensor:
-        """(n,) scores; the highest are kept."""
+        """(n,) scores; the samples with the highest are selected."""
 
     def mask(self, client: Node, target: Target, loss: Loss) -> Tensor:
-        kept = client.state.get("selected")
-        if kept is None or (client.round - 1) % self.every == 0:
+        selected = client.state.get("selected")
+        if selected is None or (client.round - 1) % self.every == 0:
             scores = self.scores(client, target, loss)
-            kept = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-            kept[highest(scores, self.keep)] = True
+            selected = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+            selected[highest(scores, self.keep)] = True
             if self.every > 1:
-                client.state["selected"] = kept
-        return kept
+                client.state["selected"] = selected
+        return selected
 
 
 SELECTIONS: Catalogue[Selection] = Catalogue("selection", "fedkd.distillation.selections", Selection)  # type: ignore[type-abstract]

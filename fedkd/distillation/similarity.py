@@ -1,4 +1,4 @@
-"""How alike classes are: from embeddings of samples to a soft label for each class. Pure functions.
+"""Similarity of classes from embeddings of samples, and a soft label for each class from it. Pure functions.
 
 Doshi & Kim, arXiv 2404.09886. The similarity of two classes is the mean cosine over all pairs of their samples, and a
 mean over pairs needs only sums: with u_a the sum of the unit embeddings of class a, and n_a how many there are,
@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MARGIN = 1e-6
-"""By how much each class is more like itself than like any other, once it is boosted."""
+"""How much larger the similarity of a class to itself is than to any other, after the boost."""
 
 
 def units(embeddings: Tensor) -> Tensor:
-    """(n, latent) float64 embeddings of length 1. One of zeros alone has no direction: it points evenly in all."""
+    """(n, latent) float64 embeddings of length 1. An embedding of zeros becomes one with equal entries."""
     pointing = torch.where((embeddings != 0).any(dim=1, keepdim=True), embeddings.double(), 1.0)
     return F.normalize(pointing, dim=1, eps=0.0)
 
@@ -36,16 +36,16 @@ def pair_sums(sums: Tensor, counts: Tensor) -> Tensor:
 
 
 def pair_counts(counts: Tensor) -> Tensor:
-    """(classes, classes) float64: over how many pairs each of `pair_sums` goes."""
+    """(classes, classes) float64: the number of pairs in each entry of `pair_sums`."""
     number = counts.double()
     return torch.outer(number, number) - torch.diag(number)
 
 
 def similarity(sums: Tensor, pairs: Tensor) -> Tensor:
-    """(classes, classes) mean cosines, symmetric, from `pair_sums` and `pair_counts`, or from such of several added up.
+    """(classes, classes) mean cosines, symmetric, from `pair_sums` and `pair_counts`, of one party or of several added.
 
-    Pairs that nobody has seen, of a class without samples, or of one with a single sample with itself, are given the
-    mean of those of two different classes that somebody has; 0 where nobody has any.
+    Entries without a pair of samples (a class without samples, or a class with one sample and itself) get the mean of
+    all known entries of two different classes; 0 if there are none.
     """
     known = pairs > 0
     mean = torch.where(known, sums / pairs.clamp(min=1), 0.0)
@@ -55,9 +55,9 @@ def similarity(sums: Tensor, pairs: Tensor) -> Tensor:
 
 
 def needed_boost(similarity: Tensor, tau: float = 1.0) -> float:
-    """What must be added to the diagonal for it to be the largest of each row: the largest gap of any row plus 1e-6.
+    """The number to add to the diagonal so that it is the largest of each row: the largest gap of any row plus 1e-6.
 
-    Where similarities are divided by a τ above 1, so much more is added that the lead survives it. 0 where it is the
+    With τ above 1 the margin is 1e-6·τ, because similarities are divided by τ afterwards. 0 if the diagonal is the
     largest already. The paper gives a boost for each of its data sets and no rule; this one is ours.
     """
     others = similarity.clone().fill_diagonal_(-torch.inf)
@@ -68,14 +68,14 @@ def needed_boost(similarity: Tensor, tau: float = 1.0) -> float:
 def soft_labels(similarity: Tensor, boost: float, tau: float = 1.0) -> Tensor:
     """(classes, classes) log q: row y is log softmax((S[y] + boost at y) / τ), the soft label of class y.
 
-    As logarithms, they are logits like any other. τ is ours, 1 in the paper; the greater it is, the more uniform q.
+    They can be used as logits. τ is ours, 1 in the paper; the larger it is, the more uniform q.
     """
     boosted = similarity + boost * torch.eye(len(similarity), dtype=similarity.dtype, device=similarity.device)
     return F.log_softmax(boosted / tau, dim=1)
 
 
 def some_of_each(labels: Tensor, most: int, rng: torch.Generator) -> Tensor:
-    """Indices of at most `most` samples of each class, drawn at random; of all of them where `most` is 0.
+    """Indices of at most `most` samples of each class, drawn at random; of all samples if `most` is 0.
 
     labels: (n,) int64. Returns at most n indices, in the order of the classes.
     """

@@ -1,4 +1,4 @@
-"""Where soft predictions come from: from peers, or from one's own past."""
+"""Sources of soft predictions: other clients, or the student's own earlier predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedkd.node.sending import sent_logits, sent_model
 
 
 class Source(ABC):
-    """Where the predictions of networks come from: what clients report for them, and how a student reads them."""
+    """A source of the teachers' predictions: what clients report for it, and how a student reads it."""
 
     @property
     @abstractmethod
@@ -26,22 +26,22 @@ class Source(ABC):
 
     @abstractmethod
     def report(self, client: Node) -> Knowledge | None:
-        """What a client sends, or notes for itself."""
+        """The report that a client sends; None if it only stores its predictions."""
 
     @abstractmethod
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        """What each student is sent."""
+        """The knowledge that the server sends to each student, by its id."""
 
     @abstractmethod
     def predictions(self, client: Node, knowledge: Knowledge) -> Tensor | None:
-        """(teachers, n, classes) logits at a student; None: it has been sent none."""
+        """(teachers, n, classes) logits at a student; None: it has received none."""
 
 
 class Peers(Source):
-    """Other clients, as a choice of teachers says: by their logits on the transfer set, or else by their models."""
+    """Predictions of the chosen clients, from their logits on the transfer set or from their models."""
 
     def __init__(self, teachers: str, wire: str, gather: Callable[[Node, Tensor], Tensor]) -> None:
-        """`gather` makes of (teachers, n, classes) logits what travels to a student: as many, or (n, classes)."""
+        """`gather` turns (teachers, n, classes) logits into those that a student is sent: all, or (n, classes)."""
         self._teachers, self._wire, self._gather = teachers, wire, gather
 
     @property
@@ -64,24 +64,24 @@ class Peers(Source):
             return {student: bundled(reports, teachers) for student, teachers in chosen.items()}
         stack, merged = collect(reports, server.classes), {}
         at = {client: position for position, client in enumerate(sorted(reports))}
-        # One room for all students: among many clients, new memory for each takes longer than the means.
-        room = stack.new_empty(0)
+        # One buffer for all students: with many clients, new memory for each takes longer than the means.
+        buffer = stack.new_empty(0)
         for student, teachers in chosen.items():
             index = torch.tensor([at[teacher] for teacher in teachers], device=stack.device)
-            predictions = torch.index_select(stack, 0, index, out=room.resize_(0))
+            predictions = torch.index_select(stack, 0, index, out=buffer.resize_(0))
             merged[student] = Knowledge(logits=to_wire(self._gather(server, predictions), self._wire))
         return merged
 
     def predictions(self, client: Node, knowledge: Knowledge) -> Tensor | None:
         if "logits" not in knowledge:
             return None
-        # What the server has combined has no axis of teachers.
+        # Logits that the server has combined have no teacher axis.
         client.combined = knowledge["logits"].dim() == 2
         return client.predictions(knowledge)
 
 
 class OwnPast(Source):
-    """What the student itself predicted when it was asked last: nothing travels."""
+    """The student's own predictions of its last report. Nothing is sent."""
 
     def __init__(self, wire: str) -> None:
         self._wire = wire
@@ -91,7 +91,7 @@ class OwnPast(Source):
         return "everyone"
 
     def report(self, client: Node) -> None:
-        # Rounded as if it travelled, so that its own teacher is to a client what another one would be.
+        # Rounded as if it were sent, so that the client is a teacher like any other.
         logits = client.transfer_logits()
         client.state[_PAST] = logits if client.exchanges_models else over_the_wire(logits, self._wire)
 

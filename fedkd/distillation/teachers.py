@@ -35,14 +35,14 @@ def _known(teachers: str) -> str:
 
 
 def peers_in(teachers: str) -> str:
-    """The choice of peers, without the autoencoder beside them; empty where it teaches alone."""
+    """The choice of peers without the autoencoder; empty if the autoencoder is the only teacher."""
     return next((term for term in terms(teachers, "+") if not term.startswith("autoencoder")), "")
 
 
 def class_teacher_in(teachers: str) -> ClassTeacher | None:
-    """The autoencoder among the teachers."""
-    found = [term for term in terms(teachers, "+") if term.startswith("autoencoder")]
-    return _class_teacher(found[0]) if found else None
+    """The autoencoder among the teachers; None if there is none."""
+    autoencoders = [term for term in terms(teachers, "+") if term.startswith("autoencoder")]
+    return _class_teacher(autoencoders[0]) if autoencoders else None
 
 
 def _class_teacher(term: str) -> ClassTeacher:

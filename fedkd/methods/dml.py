@@ -77,9 +77,9 @@ class DML(Distilling):
                 "learns on another batch; use every=1"
             )
         if self.sync == "step" and federation.train.steps != 1:
-            found = federation.train.steps or f"0 (and epochs = {federation.train.epochs})"
+            steps = federation.train.steps or f"0 (and epochs = {federation.train.epochs})"
             raise UserError(
-                f'method dml: sync = "step" makes a round of every step, but [train] has steps = {found}; '
+                f'method dml: sync = "step" makes a round of every step, but [train] has steps = {steps}; '
                 "use steps = 1, and as many rounds as steps are wanted"
             )
 
@@ -90,7 +90,7 @@ class DML(Distilling):
             return super().report(client)
         logits = sent_logits(client, client.transfer_logits(), self.wire)
         if client.id not in client.learners:
-            return Knowledge(everywhere=logits)  # it is asked but once, before the batches to come
+            return Knowledge(everywhere=logits)  # it reports once, before the common batches are known
         return Knowledge(logits=rows_of(logits, self.common_batch(client, client.round + 1), len(client.public)))
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
@@ -109,7 +109,7 @@ class DML(Distilling):
         return ensemble.mean_probabilities(predictions)
 
     def rounded(self, logits: Tensor) -> Tensor:
-        return ensemble.mean_probabilities(logits.unsqueeze(0))  # what was rounded adds up to one no more
+        return ensemble.mean_probabilities(logits.unsqueeze(0))  # rounded probabilities do not sum to 1 any more
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
@@ -145,11 +145,11 @@ class DML(Distilling):
         return torch.cat(order)[start % n :][:size].to(node.device)
 
     def _learns(self, node: Node, client: int, round: int) -> bool:
-        """Whether a client that may learn does so in a round: all do, or the one whose turn it is."""
+        """Whether a client trains in a round: all clients do, or in the alternating order only the one in turn."""
         return self.order == "simultaneous" or node.learners.index(client) == round % len(node.learners)
 
     def _has_news(self, client: Node) -> bool:
-        """Whether the server does not know yet what a client would report: it has learnt, or the batch is another."""
+        """Whether a client's report would be new to the server: it has trained, or the common batch has changed."""
         if client.round == 0 or self._learns(client, client.id, client.round):
             return True
         return self.sync == "step" and not client.exchanges_models and client.round % len(client.learners) == 0

@@ -84,7 +84,7 @@ class DPKD(Distilling):
 
     def setup(self, node: Node) -> None:
         if node.data is not None:
-            node.state["anchor"] = self._own(node)
+            node.state["anchor"] = self._student_logits(node)
 
     def report(self, client: Node) -> Knowledge | None:
         report = super().report(client)
@@ -144,16 +144,16 @@ class DPKD(Distilling):
             yield Fit(self.loss, target, self.labels, steps, first)
             if self.form == "soup":
                 students.append(_copied(client))
-            elif len(teachers) > 1:  # a teacher that nobody follows goes on
-                client.state["anchor"] = self._own(client)
+            elif len(teachers) > 1:  # a single teacher needs no new anchor
+                client.state["anchor"] = self._student_logits(client)
         if students:
             client.student.load_state_dict(average(students, [1.0] * len(students)))
 
-    def _own(self, client: Node) -> Tensor:
+    def _student_logits(self, client: Node) -> Tensor:
         """(n, classes) logits of the student as it is now.
 
-        What the teachers' predictions went through on the wire, the student's own go through too: otherwise rounding
-        would break the ties that belong to the student.
+        They are rounded like the teachers' logits on the wire. Otherwise rounding would break ties, which must go to
+        the student.
         """
         logits = client.transfer_logits()
         return logits if client.exchanges_models else over_the_wire(logits, self.wire)
@@ -173,8 +173,8 @@ def _score(client: Node) -> Tensor:
 def turns(client: Node, teachers: int) -> Iterator[tuple[int, int, int]]:
     """(teacher, its steps, number of the first) for every teacher with steps in this round, in the teachers' order.
 
-    Together they are the steps of any method's round, on the same batches. Over as many rounds as there are teachers,
-    all have the same number.
+    The steps add up to those of a round of any method, on the same batches. After as many rounds as there are
+    teachers, every teacher has had the same number of steps.
     """
     total = client.training.steps_a_round(len(client.private))
     share, rest = divmod(total, teachers)

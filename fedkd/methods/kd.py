@@ -92,7 +92,7 @@ class KD(Distilling):
         return ensemble.mean_probabilities(predictions, self.temperature)
 
     def rounded(self, logits: Tensor) -> Tensor:
-        # What was rounded adds up to one no more.
+        # Rounded probabilities do not sum to 1 any more.
         return (
             logits if self.merge_by == "logits" else ensemble.mean_probabilities(logits.unsqueeze(0), self.temperature)
         )

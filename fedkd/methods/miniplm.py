@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
 from fedkd.difference_sampling import refinement, samplers
-from fedkd.difference_sampling.samplers import OWN, SOFT, Score
+from fedkd.difference_sampling.samplers import PREFIX, SOFT, Score
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.scopes import scoped, under
 from fedkd.knowledge.weights import packed, unpacked
@@ -101,10 +101,10 @@ class MiniPLM(Method):
 
     @property
     def keeps(self) -> bool:
-        return False  # what outlives an exchange is in the state: the two models must not
+        return False  # the state holds what later rounds need; the two models must not be stored
 
     def reports(self, moment: Moment) -> Reporters:
-        # Whoever learns asks for the models, whoever may teach.
+        # Every client that learns asks for the models, even if it is no teacher.
         return self.inner.reports(moment) if moment.phase is Phase.ROUND else "everyone"
 
     @property
@@ -168,26 +168,26 @@ class MiniPLM(Method):
         self.inner.setup(node)
 
     def report(self, client: Node) -> Knowledge | None:
-        told: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         if client.moment.phase is not Phase.PREPARE and self.inner.is_asked(client):
-            told |= scoped(THEN, self.inner.report(self._alone(client)) or {})
+            tensors |= scoped(THEN, self.inner.report(self._alone(client)) or {})
         if client.moment.begins and client.id in client.learners and (self._sent or self.generated):
-            told[samplers.CHUNKS] = torch.tensor(len(client.private))
+            tensors[samplers.CHUNKS] = torch.tensor(len(client.private))
         if client.moment.phase is Phase.PREPARE and self._cuts_globally:
-            told[samplers.COUNTS] = samplers.histogram(client)
-        return Knowledge(told) if told else None
+            tensors[samplers.COUNTS] = samplers.histogram(client)
+        return Knowledge(tensors) if tensors else None
 
     def merge(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         if server.moment.phase is Phase.PREPARE:
             return samplers.cut(server, reports, self.keep) if self._cuts_globally else {}
-        known = {client: Knowledge(told) for client, report in reports.items() if (told := under(THEN, report))}
+        known = {client: Knowledge(bag) for client, report in reports.items() if (bag := under(THEN, report))}
         merged = self.inner.merge(replace(server, moment=in_round(server.round)), known) if known else {}
         return merged if server.round > 0 else self._begin(server, reports, merged)
 
     def _begin(
         self, server: Node, reports: Mapping[int, Knowledge], merged: Mapping[int, Knowledge]
     ) -> dict[int, Knowledge]:
-        """What each client is sent at the start: the models that it needs, text, and what the inner method says."""
+        """Knowledge for each client at the start: the models that it needs, text, and that of the inner method."""
         needed = ("teacher",) if self.generated else self._sent
         models = {
             role: samplers.trained(server, role, self._spec(server, role), getattr(self, f"{role}_epochs"))
@@ -195,18 +195,18 @@ class MiniPLM(Method):
         }
         common: dict[str, Tensor] = {}
         for role in self._sent:
-            common |= scoped(f"{OWN}{role}/", packed(models[role]))
+            common |= scoped(f"{PREFIX}{role}/", packed(models[role]))
         sent = {}
         for client in server.learners:
-            own = scoped(THEN, merged.get(client, Knowledge()))
+            bag = scoped(THEN, merged.get(client, Knowledge()))
             if samplers.CHUNKS in reports.get(client, ()):
-                own |= common
+                bag |= common
                 if self.generated:
                     chunks = share(self.generated, int(reports[client][samplers.CHUNKS]))
                     spec = self._spec(server, "teacher")
-                    own[samplers.TEXT] = samplers.written(server, models["teacher"], spec, client, chunks)
-            if own:
-                sent[client] = Knowledge(own)
+                    bag[samplers.TEXT] = samplers.written(server, models["teacher"], spec, client, chunks)
+            if bag:
+                sent[client] = Knowledge(bag)
         return sent
 
     def global_model(self, server: Node) -> nn.Module | None:
@@ -221,14 +221,14 @@ class MiniPLM(Method):
             samplers.record(client)
             return
         models = {role: self._restored(client, role, knowledge) for role in self._sent}
-        found = samplers.scores(client, self.score, models)
+        scores = samplers.scores(client, self.score, models)
         if self._cuts_globally:
-            client.state[samplers.SCORES] = found
+            client.state[samplers.SCORES] = scores
         else:
             keep = 1.0 if self.score == "all" else self.keep
-            client.state[samplers.KEPT] = highest(found, keep)
+            client.state[samplers.SELECTED] = highest(scores, keep)
         if self.distil:
-            # With a cut still to come, the teacher's predictions of what will not be kept are dropped then.
+            # With a global cut, `samplers.take` later drops the predictions of samples that are not selected.
             data = samplers.learnt_from(client)
             client.state[SOFT] = refinement.soft_labels(models["teacher"][1], data.x, self.top_k, client.compute)
             samplers.count(client, "teacher", data.x)
@@ -256,7 +256,7 @@ class MiniPLM(Method):
         return batch.ground_truth(self.distil) + self.distil * taught
 
     def _alone(self, client: Node) -> Node:
-        """The client as the inner method sees it: with what is learnt from for its data, and as many steps as ever."""
+        """The client as the inner method sees it: its data are the selected samples, its steps as in any round."""
         steps = client.training.steps_a_round(len(client.private))
         training = replace(client.training, steps=steps)
         return replace(client, moment=in_round(client.round), data=samplers.learnt_from(client), training=training)
@@ -267,5 +267,5 @@ class MiniPLM(Method):
 
     def _restored(self, client: Node, role: str, knowledge: Knowledge) -> tuple[str, Model]:
         spec = self._spec(client, role)
-        state = {name: value.to(client.device) for name, value in unpacked(knowledge, f"{OWN}{role}/").items()}
+        state = {name: value.to(client.device) for name, value in unpacked(knowledge, f"{PREFIX}{role}/").items()}
         return spec, restored_model(spec, client.shape, client.classes, state)

@@ -83,14 +83,14 @@ class ReffAKD(Method):
         return ClassTeacher(self.samples, self.boost, self.tau, self.epochs)
 
     def reports(self, moment: Moment) -> Reporters:
-        # Whoever learns tells the server of its classes, whoever may teach: once.
+        # Every client that learns reports its class sums once, even if it is no teacher.
         return "everyone" if moment.since == self.preparations else "nobody"
 
     def report(self, client: Node) -> Knowledge | None:
         if client.id not in client.learners or not self.is_asked(client):
             return None
         if self.encoder == "shared":
-            return Knowledge(self._classes.told(client))
+            return Knowledge(self._classes.report(client))
         trained = autoencoder.train_once(client.private.x, self.epochs, client.rng("autoencoder"))
         book(client, trained)
         sums, counts = self._classes.sums(client, trained.network.encoder)
@@ -105,9 +105,9 @@ class ReffAKD(Method):
         if self.encoder == "shared":
             q = self._classes.taught(server, reports)
         else:
-            told = [reports[client] for client in sorted(reports)]
-            sums = torch.stack([each["pair_sums"] for each in told]).double().sum(0)
-            pairs = torch.stack([pair_counts(each["counts"]) for each in told]).sum(0)
+            in_order = [reports[client] for client in sorted(reports)]
+            sums = torch.stack([each["pair_sums"] for each in in_order]).double().sum(0)
+            pairs = torch.stack([pair_counts(each["counts"]) for each in in_order]).sum(0)
             q = self._classes.soft_labels(server, sums, pairs)
         return dict.fromkeys(server.learners, Knowledge({SOFT_LABELS: q}))
 
@@ -116,7 +116,7 @@ class ReffAKD(Method):
         yield Fit(self.loss, labels=self.labels)
 
     def loss(self, batch: Batch) -> Tensor:
-        # A teacher's logits are divided by T, which is to leave q as it is.
+        # `kl` divides the teacher's logits by T, but q must not be softened.
         teacher = batch.node.state[SOFT_LABELS][batch.labels] * self.temperature
         soft = kl(batch.labelled, teacher, self.temperature)
         return (1 - self.alpha) * cross_entropy(batch.labelled, batch.labels) + self.alpha * soft

@@ -93,7 +93,7 @@ STEPS = _Steps("augmentation", __name__, Step)  # type: ignore[type-abstract]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Steps that follow each other. Crop and flip take 2 to 4 % of a training step of `cnn` (see tests)."""
+    """Steps applied one after the other. Crop and flip take 2 to 4 % of a training step of `cnn` (see tests)."""
 
     steps: tuple[Step, ...]
 
@@ -109,7 +109,7 @@ class Augmentation:
 
 
 def augmentation(text: str) -> Augmentation | None:
-    """What a text like `crop(padding=4)+flip` stands for; None for "".
+    """The augmentation that a text such as `crop(padding=4)+flip` describes; None for "".
 
     Raises:
         UserError: a step is unknown, misses between two signs, or has wrong parameters.

@@ -1,4 +1,4 @@
-"""What a method describes: what a student shall predict, what a loss sees at one step, and how long to train."""
+"""How a method describes training: the target of a student, the batch that a loss reads, and the steps to take."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from fedkd.tensors.losses import cross_entropy
 from fedkd.tensors.samples import Data
 
 Labels = Literal["all", "private", "none"]
-"""Which labelled samples a loss reads: private and labelled transfer, private alone, or none."""
+"""The labelled samples that a loss reads: private and labelled transfer samples, only private ones, or none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What a student shall predict."""
+    """The soft labels that a student learns from."""
 
     logits: Tensor
     """(n, classes): soft labels are softmax(logits / T)"""
     weights: Tensor | None = None
     """(n,) how much each sample counts in the mean over a batch, 0 to 1, or None for all in full"""
     samples: Data | None = None
-    """the n samples that these are the soft labels of; None: what the client distils on, the transfer set, or its own
-    samples where there is none. With `client.private` itself, distillation and cross-entropy share a batch"""
+    """the n samples of these soft labels; None: the transfer set, or the client's own samples if there is none. With
+    `client.private` itself, distillation and cross-entropy use the same samples of a batch"""
     revised: Tensor | None = None
-    """(n,) bool: which soft labels are not the teacher's any more; None: none"""
+    """(n,) bool: which soft labels were changed by a revision; None: none"""
     original: Tensor | None = None
-    """(n, classes) what they were before any revision; None: the same"""
+    """(n, classes) logits before any revision; None: `logits` were not revised"""
 
     @property
     def unrevised(self) -> Tensor:
@@ -49,13 +49,13 @@ class Target:
         return self.data(client) is client.data
 
     def split(self, client: Node) -> str:
-        """Under which name results are about them: "private" or "transfer"."""
+        """The `split` of result rows about these samples: "private" or "transfer"."""
         return "private" if self.is_private(client) else "transfer"
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a loss sees at one step."""
+    """The tensors that a loss reads at one step."""
 
     node: Node
     labelled: Tensor
@@ -74,8 +74,10 @@ class Batch:
     """whether the distilled samples are among the labelled ones: then they are the last m of them"""
 
     def ground_truth(self, distilled: float) -> Tensor:
-        """(1 − distilled)·CE, where that share goes to distillation; of samples that are not distilled after all,
-        because their weight is 0, the whole CE."""
+        """(1 − distilled)·CE, a scalar; `distilled` is the share of distillation in the loss.
+
+        A sample with weight 0 is not distilled and counts with its whole CE.
+        """
         if self.weights is None or not self.known:
             return (1 - distilled) * cross_entropy(self.labelled, self.labels)
         each = F.cross_entropy(self.labelled, self.labels, reduction="none")
@@ -89,11 +91,11 @@ Loss = Callable[[Batch], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Training, described: so many steps of a loss. A number that is None is that of one round of the client."""
+    """A training: a number of steps of one loss. A number that is None is that of a usual round of the client."""
 
     loss: Loss
     target: Target | None = None
-    """what the student shall predict; None: nothing is distilled"""
+    """soft labels to distil; None: nothing is distilled"""
     labels: Labels = "all"
     """which labelled samples the loss reads"""
     steps: int | None = None
@@ -111,7 +113,7 @@ class Fit:
     """name of the random streams that batches are drawn from"""
 
     def numbers(self, node: Node) -> Numbers:
-        """The numbers at a client in its round. They depend on nothing that a run that resumes forgets."""
+        """The step numbers for a client in its round. They depend on no state, so a resumed run has the same ones."""
         needs_a_round = None in (self.steps, self.horizon, self.period)
         a_round = node.training.steps_a_round(len(node.private)) if needs_a_round else 0
         steps = a_round if self.steps is None else self.steps
@@ -121,7 +123,7 @@ class Fit:
 
 
 class Numbers(NamedTuple):
-    """What a `Fit` counts in steps."""
+    """The numbers of a `Fit`, all in steps."""
 
     steps: int
     first: int

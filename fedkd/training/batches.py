@@ -30,7 +30,7 @@ class Samples:
 
 
 class Batches:
-    """What a job learns from: private samples, and common ones, which are the transfer set or what is distilled."""
+    """The batches of one `Fit`: private samples, and common ones: the transfer set or the samples of the target."""
 
     def __init__(self, node: Node, job: Fit) -> None:
         target, self._settings = job.target, job.optimisation or node.training
@@ -50,24 +50,24 @@ class Batches:
         private = self._indices("private", self._private, steps, first)
         common = self._indices("transfer", self._common, steps, first)
         for number in range(first, first + steps):
-            own = none if private is None else next(private).to(device, non_blocking=True)
-            others = none if common is None else next(common).to(device, non_blocking=True)
-            yield number, Samples(self._inputs(number, own, others), own, others)
+            private_index = none if private is None else next(private).to(device, non_blocking=True)
+            common_index = none if common is None else next(common).to(device, non_blocking=True)
+            yield number, Samples(self._inputs(number, private_index, common_index), private_index, common_index)
 
     def seen(self, outputs: Tensor, samples: Samples) -> Batch:
-        """What a loss sees of the network's outputs for the samples of a step."""
+        """The `Batch` that the loss reads, from the network's outputs for the samples of one step."""
         node, target = self._node, self._job.target
-        own, common, logits = samples.private, samples.common, outputs.flatten(0, -2)
-        border = len(own) * (len(logits) // len(samples))
-        of_own, of_common = logits[:border], logits[border:]
-        labelled, y = of_own, own[:0]
+        private, common, logits = samples.private, samples.common, outputs.flatten(0, -2)
+        border = len(private) * (len(logits) // len(samples))
+        private_logits, common_logits = logits[:border], logits[border:]
+        labelled, y = private_logits, private[:0]
         if self._job.labels != "none":
-            y = _labels(self._private, own)
+            y = _labels(self._private, private)
             if self._reads_common:
                 labelled, y = logits, torch.cat([y, _labels(self._common, common)])
         if target is None:
             return Batch(node, labelled, y, None, None, known=self._reads_common)
-        student, index = (of_own, own) if self._on_private else (of_common, common)
+        student, index = (private_logits, private) if self._on_private else (common_logits, common)
         n = len(target.data(node))
         teacher = rows_of(target.logits, index, n)
         weights = None if target.weights is None else rows_of(target.weights, index, n)
@@ -75,11 +75,11 @@ class Batches:
         known = self._reads_common or (self._on_private and self._job.labels != "none")
         return Batch(node, labelled, y, student, teacher, weights, revised, known)
 
-    def _inputs(self, number: int, own: Tensor, common: Tensor) -> Tensor:
+    def _inputs(self, number: int, private: Tensor, common: Tensor) -> Tensor:
         """One tensor of all samples of a step, because one forward pass is faster than two."""
         x = []
         if self._private is not None:
-            x.append(self._private.x[own])
+            x.append(self._private.x[private])
             if self._change is not None:
                 x[0] = self._change(x[0], self._node.rng(f"{self._job.purpose}/augment", number))
         if self._common is not None:

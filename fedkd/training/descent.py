@@ -1,4 +1,4 @@
-"""Steps downhill on one network, whatever the loss."""
+"""Gradient descent on one network, for any loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedkd.training.optimisers import make_optimiser
 
 
 class Descent:
-    """Forward pass, loss, gradients, step: with an optimiser whose state is fresh."""
+    """Forward passes, gradients and optimiser steps of one network. The optimiser starts with fresh state."""
 
     def __init__(self, model: nn.Module, settings: Optimisation, compute: Compute) -> None:
         self._model, self._compute = model, compute
@@ -19,11 +19,11 @@ class Descent:
         self._optimiser, self._clip = make_optimiser(self._parameters, settings), settings.clip
 
     def outputs(self, x: Tensor) -> Tensor:
-        """What the network makes of its inputs."""
+        """Outputs of the network for a batch of inputs."""
         return self._compute(self._model, x)
 
     def step(self, loss: Tensor, lr: float | None = None) -> None:
-        """Take one step down a scalar of the outputs, at the rate `lr` or that of the settings."""
+        """Take one step that lowers `loss`, a scalar; `lr` replaces the learning rate of the settings."""
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         self._optimiser.step(clipped(gradients, self._clip) if self._clip else gradients, lr)
 

@@ -1,4 +1,4 @@
-"""What is checked once an exchange, so that no number comes of a training that has diverged."""
+"""Checks after every exchange that weights, reports and results are finite: diverged training is an error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_reports(reports: Mapping[int, Mapping[str, Tensor]], when: str) -> None:
-    """Raise FederationError where what clients sent is not finite: the first merge would carry it to all others."""
+    """Raise FederationError if a client sent values that are not finite: a merge would spread them to all clients."""
     diverged = {client: names for client, report in sorted(reports.items()) if (names := not_finite(report))}
     if diverged:
         clients = ", ".join(map(str, diverged))

@@ -1,4 +1,4 @@
-"""Gradients → a step."""
+"""Optimisers: they turn gradients into a step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Optimiser(Protocol):
     """Turns gradients into a step."""
 
     def step(self, gradients: Sequence[Tensor], lr: float | None = None) -> None:
-        """Take one step; `lr` stands in for the rate of the settings."""
+        """Take one step; `lr` replaces the learning rate of the settings."""
         ...
 
 
@@ -27,8 +27,8 @@ def make_optimiser(parameters: Sequence[Tensor], settings: Optimisation) -> Opti
 class SGD:
     """Stochastic gradient descent with momentum and weight decay, as in torch.optim.
 
-    Its own three lines, because the first optimiser made by torch.optim imports the compiler: two seconds in
-    every worker.
+    Written here because the first optimiser of torch.optim imports torch's compiler, which takes two seconds in every
+    worker.
     """
 
     def __init__(self, parameters: Sequence[Tensor], settings: Optimisation) -> None:

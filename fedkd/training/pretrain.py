@@ -1,4 +1,4 @@
-"""Where a client starts: trained on its own shard, once for every study that asks for the same."""
+"""Pre-training of a client's first model on its own shard, cached for all studies with the same settings."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from fedkd.training.finite import check_weights
 from fedkd.training.fit import fit
 
 SCHEMA = 2
-"""Raise when the same settings would train to other weights: older ones are then left alone."""
+"""Increase it when the same settings train to other weights. Older cache files are then not used any more."""
 
 CAP = 300
 """Epochs after which training ends even where the loss still falls."""
 FALL = 0.01
 """Share by which the training loss must fall within the patience, or it has converged."""
 _SPENT = "spent"
-"""Where a kept start says what it took, beside its weights."""
+"""Key of the cost of a training, beside the weights in a cache file."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What the training of a start took, whenever and wherever that was."""
+    """The cost of a pre-training. It is the same when the result comes from the cache."""
 
     epochs: int = 0
     steps: int = 0
@@ -51,13 +51,13 @@ class Spent:
 
 
 def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Spent:
-    """Train `model`, whose spec is `name`, on the client's private data, or take up what such training gave before.
+    """Train `model`, whose spec is `name`, on the client's private data, or load the cached result of this training.
 
-    The result is kept, with what it took, under a hash of everything that it depends on, data and initial weights
-    included, in a checksummed file: all federations that begin from one start report the same.
+    A checksummed cache file holds the weights and the cost. Its name is a hash of all inputs, data and initial weights
+    included. All federations with the same start report the same cost.
 
     Raises:
-        DivergedError: the training loss or a weight is not finite; nothing is kept.
+        DivergedError: the training loss or a weight is not finite; nothing is cached.
     """
     settings = settings.settled(ARCHITECTURES.build(name).brings_weights)
     if settings.epochs == 0:
@@ -84,7 +84,7 @@ def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Sp
 
 
 def _train(scratch: Node, val: Data | None, settings: Pretraining) -> int:
-    """Train the node's student; the epochs that it took, or those after which it was best."""
+    """Train the node's student. Returns the number of epochs; with early stopping, the number of the best epoch."""
     model = scratch.student
     steps = math.ceil(len(scratch.private) / settings.batch_size)
     patience = _Patience(settings)
@@ -126,7 +126,7 @@ class _Patience:
         self.lowest, self.waited, self._patience = math.inf, 0, settings.patience
 
     def is_over(self, loss: float, fall: float) -> bool:
-        """Take note of one epoch's loss; whether it has not fallen by the share `fall` for too long."""
+        """Record one epoch's loss. True if the loss has not fallen by the share `fall` for `patience` epochs."""
         fallen = loss < self.lowest * (1 - fall)
         self.lowest, self.waited = (loss, 0) if fallen else (self.lowest, self.waited + 1)
         return self.waited >= self._patience
@@ -148,7 +148,7 @@ def _path(client: Node, model: Model, name: str, settings: Pretraining) -> Path:
     data = client.private
     assert data.y is not None
     parts = [SCHEMA, torch.__version__, name, sorted(identity(settings).items()), client.id, client.seed]
-    # Equal weights train otherwise in another network.
+    # Equal weights train differently in another network.
     parts += sorted((own_code(name) | own_code(settings.schedule)).items())
     tensors = [data.x, data.y]
     if _watches_validation(settings) and client.val:

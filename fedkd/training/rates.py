@@ -1,4 +1,4 @@
-"""The learning rate of each step: what a schedule promises; `schedules/` holds each."""
+"""The learning rate of each step, and the base class of schedules. The folder `schedules/` holds a file for each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCHEDULES: Catalogue[RateSchedule] = Catalogue("schedule", "fedkd.training.sched
 class Rates:
     """The learning rate of every step of a training that begins with a warm-up and then follows its schedule.
 
-    It depends on the number of the step alone: a training that is interrupted goes on at the rate that it had.
+    It depends only on the number of the step, so a resumed training continues with the right rate.
     """
 
     def __init__(self, settings: Optimisation, horizon: int, period: int) -> None:
@@ -36,7 +36,7 @@ class Rates:
         self._after = max(horizon - self._warmup, 0) / self._period
 
     def at(self, step: int) -> float:
-        """The rate at a step from 0; beyond the horizon it stays what it was at its end."""
+        """Learning rate at a step, counted from 0. After the horizon it stays at its last value."""
         if step < self._warmup:
             return self._lr * (step + 1) / self._warmup
         return self._lr * self._schedule.share(min((step - self._warmup) / self._period, self._after), self._after)

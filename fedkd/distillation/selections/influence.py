@@ -68,11 +68,11 @@ class Influence(Ranked):
 
 
 class HeadObjective:
-    """What a method trains the head on, as a function of the logits of all samples: private ones first, then distilled.
+    """The loss of a method as a function of the logits of all samples: private ones first, then distilled ones.
 
-    It is the expected loss of a training step, by the method's own loss: private and distilled samples share a batch
-    in the numbers that training gives them, and all that may be distilled are. Where samples are the student's own,
-    each is once there, both learnt from its label and distilled.
+    It is the expected loss of a training step. A batch has private and distilled samples in the same ratio as in
+    training, and every sample that may be distilled is distilled. If these are the student's private samples, each
+    is there once, learnt from its label and distilled.
     """
 
     def __init__(self, client: Node, target: Target, loss: Loss) -> None:
@@ -83,9 +83,9 @@ class HeadObjective:
         rows = torch.arange(n, device=self.features.device)
         self._beside: Tensor | None = None
         if not target.is_private(client):
-            own, labels = _features(client, client.private)
-            before = len(own)
-            self.features, self._labels = torch.cat([own, self.features]), torch.cat([labels, self._labels])
+            private, labels = _features(client, client.private)
+            before = len(private)
+            self.features, self._labels = torch.cat([private, self.features]), torch.cat([labels, self._labels])
             sizes = [min(client.training.batch_size, len(part)) for part in (client.private, common)]
             beside = max(1, round(n * sizes[0] / sizes[1]))
             self._beside = torch.arange(beside, device=rows.device) % before
@@ -96,36 +96,38 @@ class HeadObjective:
         bias = torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias
         self.head = torch.cat([layer.weight, bias.unsqueeze(1)], dim=1).detach().double()
         logits = inputs_to_logits(self.features, self.head)
-        self._own, self._common = logits[:before], logits[before:]
+        self._private, self._common = logits[:before], logits[before:]
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The loss, a scalar, of (n, classes) float64 logits."""
-        own, common = logits[: self.distilled.start], logits[self.distilled]
-        value = self._of(self._own, self._beside, common, self._rows)
+        private, common = logits[: self.distilled.start], logits[self.distilled]
+        value = self._of(self._private, self._beside, common, self._rows)
         if self._beside is None:
             return value
-        return value + self._of(own, None, self._common, self._along)
+        return value + self._of(private, None, self._common, self._along)
 
     def change(self, logits: Tensor) -> Tensor:
         """(distilled, classes) gradient of each sample's part of the loss when it is distilled minus when it is not."""
         common = logits[self.distilled].detach().requires_grad_()
         slopes = [
             torch.autograd.grad(
-                self._of(self._own, self._beside, common, self._rows, weight), common, materialize_grads=True
+                self._of(self._private, self._beside, common, self._rows, weight), common, materialize_grads=True
             )[0]
             for weight in (1.0, 0.0)
         ]
         return slopes[0] - slopes[1]
 
-    def _of(self, own: Tensor, beside: Tensor | None, common: Tensor, rows: Tensor, weight: float = 1.0) -> Tensor:
+    def _of(self, private: Tensor, beside: Tensor | None, common: Tensor, rows: Tensor, weight: float = 1.0) -> Tensor:
         """Loss of one batch: private samples `beside` (None: all), and distilled ones `rows`."""
         target, y = self._target, self._labels
         student, labels = common[rows], y[self.distilled][rows]
         labelled = student
         if self.distilled.start:
-            private = y[: self.distilled.start]
-            own, private = (own, private) if beside is None else (own[beside], private[beside])
-            labelled, labels = torch.cat([own, student]), torch.cat([private, labels])
+            private_labels = y[: self.distilled.start]
+            private, private_labels = (
+                (private, private_labels) if beside is None else (private[beside], private_labels[beside])
+            )
+            labelled, labels = torch.cat([private, student]), torch.cat([private_labels, labels])
         revised = None if target.revised is None else target.revised[rows]
         weights = torch.full_like(student[:, 0], weight)
         teacher = target.logits[rows].double()
