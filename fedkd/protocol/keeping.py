@@ -10,7 +10,7 @@ import torch
 from fedkd.models.checkpoint import save_checkpoint
 from fedkd.node.node import Node
 from fedkd.settings.federation import Federation
-from fedkd.tensors.ties import standing
+from fedkd.tensors.ties import rank_key
 
 BEST = "keeping/best"
 
@@ -26,7 +26,7 @@ def keep(
     if federation.save == "best":
         score = torch.tensor([[metrics["val", "accuracy"]], [metrics["val", "loss"]]], dtype=torch.float64)
         best = client.state.get(BEST)
-        if best is not None and standing(*score.tolist()) >= standing(*best.tolist()):
+        if best is not None and rank_key(*score.tolist()) >= rank_key(*best.tolist()):
             return
         client.state[BEST] = score
     elif not last:

@@ -40,7 +40,7 @@ from fedkd.node.sending import sent_logits, sent_model
 from fedkd.settings.alike import check_alike
 from fedkd.settings.federation import Federation
 from fedkd.tensors.evaluate import accuracy, mean_loss
-from fedkd.tensors.ties import standing
+from fedkd.tensors.ties import rank_key
 
 PLAIN = ("pretrained", "random")
 """Starts that consolidate nothing."""
@@ -99,7 +99,7 @@ class Consolidate:
     def begin(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
         """After the start: whom the server asks for what next; the model itself goes to `server.state`."""
         ids = sorted(reports)
-        ranked = sorted(ids, key=lambda i: standing([float(reports[i]["accuracy"])], [float(reports[i]["loss"])]))
+        ranked = sorted(ids, key=lambda i: rank_key([float(reports[i]["accuracy"])], [float(reports[i]["loss"])]))
         if self.mean:
             shares = [float(reports[i]["samples"]) for i in ids]
             return self._keep(server, average([unpacked(reports[i]) for i in ids], shares))

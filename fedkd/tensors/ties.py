@@ -27,6 +27,6 @@ def rounded_loss(losses: Sequence[float]) -> float:
     return round(math.fsum(losses) / len(losses), DECIMALS) if all(map(math.isfinite, losses)) else math.inf
 
 
-def standing(accuracies: Sequence[float], losses: Sequence[float]) -> tuple[Fraction, float]:
-    """Validation accuracy, then loss, as means over clients; the smaller standing is the better one."""
+def rank_key(accuracies: Sequence[float], losses: Sequence[float]) -> tuple[Fraction, float]:
+    """Validation accuracy, then loss, as means over clients; the smaller key is better."""
     return -mean_share(accuracies), rounded_loss(losses)

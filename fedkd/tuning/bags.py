@@ -1,4 +1,4 @@
-"""Many bags of tensors as one, in which equal ones travel, and are kept, once."""
+"""Many bags of tensors packed into one, in which equal bags are sent and stored only once."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.scopes import scoped, under
 
-OWN = "tuning/"
-"""Prefix of what the search itself says, beside the methods' bags."""
-SHARES = f"{OWN}shares"
-"""Which bag each cell's is, where they are not all the first."""
+PREFIX = "tuning/"
+"""Prefix of the names that belong to the search and not to the methods' bags."""
+SHARES = f"{PREFIX}shares"
+"""Number of each cell's bag; left out if all cells have bag 0."""
 _BAG = re.compile(r"bag\d+/")
 
 
 def pack(bags: Sequence[Mapping[str, Tensor]], known: Sequence[bytes] = ()) -> tuple[dict[str, Tensor], list[bytes]]:
-    """One bag that holds each different one of `bags` once, but for those whose digest is `known` to the reader.
+    """One bag that holds each different bag once, without those whose digest is `known` to the receiver.
 
-    Where all are equal, and the reader knows none, they are packed under the names that they have. Returns the
-    tensors and the digests of all that the reader knows afterwards, in the order of their numbers.
+    If all bags are equal and the receiver knows none, their tensors keep their names. Returns the tensors, and the
+    digests of all bags that the receiver knows afterwards, in the order of their numbers.
     """
     digests = list(known)
     shares: list[int] = []
@@ -40,20 +40,20 @@ def pack(bags: Sequence[Mapping[str, Tensor]], known: Sequence[bytes] = ()) -> t
 
 
 def shares(tensors: Mapping[str, Tensor], cells: int) -> list[int]:
-    """The number of each cell's bag in what was packed."""
+    """The number of each cell's bag, from packed tensors."""
     return tensors[SHARES].tolist() if SHARES in tensors else [0] * cells
 
 
 def bag(tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-    """The bag of this number, unpacked."""
-    found = under(f"bag{number}/", tensors)
-    return found or (bags_of(tensors, plain=True) if number == 0 else {})
+    """The bag with this number, from packed tensors."""
+    content = under(f"bag{number}/", tensors)
+    return content or (bags_of(tensors, plain=True) if number == 0 else {})
 
 
 def bags_of(tensors: Mapping[str, Tensor], *, plain: bool = False) -> dict[str, Tensor]:
-    """The packed bags without what the search says beside them; `plain`: only those under the names that they had."""
-    kept = {name: value for name, value in tensors.items() if not name.startswith(OWN)}
-    return {name: value for name, value in kept.items() if not _BAG.match(name)} if plain else kept
+    """Packed tensors without those of the search itself; `plain`: only tensors that kept their names."""
+    bags = {name: value for name, value in tensors.items() if not name.startswith(PREFIX)}
+    return {name: value for name, value in bags.items() if not _BAG.match(name)} if plain else bags
 
 
 def _digest(bag: Mapping[str, Tensor]) -> bytes:

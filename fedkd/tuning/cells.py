@@ -1,4 +1,4 @@
-"""A cell: one setting of a method, and of what trains it, under the name that results know it by."""
+"""A cell: one setting of a method and of its optimisation, with the label that results use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedkd.settings.training import Training
 from fedkd.tuning.grid import Grid, Point
 
 OPTIMISATION = ("lr", "momentum", "weight_decay")
-"""Keys of `[train]` that a grid may name beside a method's own parameters. They change no number of steps."""
+"""Keys of `[train]` that a grid may contain beside the parameters of the method. They change no number of steps."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Cell:
     """One setting that is tried."""
 
     label: str
-    """`temperature=4.0,weight=0.5`: the tuned parameters alone"""
+    """only the tuned parameters, as in `temperature=4.0,weight=0.5`"""
     method: Method
     training: Training
     point: Point | None
-    """where on the grid; None: the untuned cell, where it is not on it"""
+    """its point on the grid; None: it is the untuned cell, which is not on the grid"""
 
 
 @file_cache(maxsize=4096)
@@ -39,27 +39,27 @@ def cell(method: str, grid: Grid, training: Training, point: Point | None) -> Ce
         UserError: the method refuses the values; the message names them.
     """
     spec, values = parse(method), {} if point is None else grid.values(point)
-    own = {parameter.name for parameter in parameters(METHODS.find(spec))}
+    known = {parameter.name for parameter in parameters(METHODS.find(spec))}
     described = ", ".join(f"{name}={value!r}" for name, value in values.items())
     try:
-        arguments = spec.arguments | {name: value for name, value in values.items() if name in own}
+        arguments = spec.arguments | {name: value for name, value in values.items() if name in known}
         built = METHODS.build(str(Spec(spec.name, arguments, spec.file, spec.argument)))
-        trained = replace(training, **{name: value for name, value in values.items() if name not in own})
+        trained = replace(training, **{name: value for name, value in values.items() if name not in known})
     except ValidationError as error:
         raise UserError(f"grid, at {described}: {first_problem(error)}") from error
     except UserError as error:
         raise UserError(f"grid, at {described}: {error}" if values else str(error)) from error
-    made = {name: getattr(built if name in own else trained, name) for name in grid.names}
+    made = {name: getattr(built if name in known else trained, name) for name in grid.names}
     label = ",".join(f"{name}={value!r}" for name, value in made.items())
     return Cell(label, built, trained, grid.point(made) if point is None else point)
 
 
 def check_names(method: str, grid: Grid) -> None:
-    """Raise UserError where a grid names what neither the method nor the optimisation knows."""
+    """Raise UserError if a grid has a parameter that neither the method nor the optimisation has."""
     entry = METHODS.find(parse(method))
-    own = {parameter.name for parameter in parameters(entry)}
+    known = {parameter.name for parameter in parameters(entry)}
     for name in grid.names:
-        if name not in own | set(OPTIMISATION):
+        if name not in known | set(OPTIMISATION):
             raise UserError(
-                f"grid: unknown parameter {name!r} of method {method!r}; {nearest(name, own | set(OPTIMISATION))}"
+                f"grid: unknown parameter {name!r} of method {method!r}; {nearest(name, known | set(OPTIMISATION))}"
             )

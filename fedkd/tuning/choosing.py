@@ -1,4 +1,4 @@
-"""The server's side of a search: what each cell's teachers say, which cells go on, and which one is chosen."""
+"""The server's side of a search: it merges reports for each cell, stops poor cells and chooses the best one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.scopes import numbered, scoped, under
 from fedkd.node.node import Node
-from fedkd.tuning.bags import OWN, bag, pack, shares
+from fedkd.tuning.bags import PREFIX, bag, pack, shares
 from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.sampling import given_up, propose
 from fedkd.tuning.scores import best, direction, ranked, value
@@ -19,15 +19,15 @@ from fedkd.tuning.state import CHOSEN, POINTS, SETUP
 from fedkd.tuning.trying import DIVERGED, GOING, SCORES
 from fedkd.tuning.views import as_if_untuned, drop, settle, state_of, view
 
-_BATCH = f"{OWN}batch"
-"""Numbers of all cells of the present batch."""
-_START, _STATE, _SENT = f"{OWN}start/", f"{OWN}state/", f"{OWN}sent/"
-_ALL = f"{OWN}all"
+_BATCH = f"{PREFIX}batch"
+"""Numbers of all cells in the present batch."""
+_START, _STATE, _SENT = f"{PREFIX}start/", f"{PREFIX}state/", f"{PREFIX}sent/"
+_ALL = f"{PREFIX}all"
 """(learners, cells, steps, 2) scores so far; NaN where there are none."""
 
 
 def begin(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-    """From the start's reports to what the first batch is told."""
+    """After the start: the knowledge for the first batch of cells, from the reports of the start."""
     drop(server, SETUP)
     later = search.batches > 1
     for client, report in reports.items():
@@ -37,7 +37,7 @@ def begin(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) ->
 
 
 def go_on(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-    """From what a batch's exchange found to the next exchange of it, to the next batch, or to the choice."""
+    """After an exchange of a batch: the knowledge for its next exchange, for the next batch, or the choice."""
     batch, step = search.when(server.moment)
     going = [int(number) for number in server.state[GOING]]
     scores = server.state[_ALL]
@@ -52,19 +52,19 @@ def go_on(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) ->
 
 
 def merge_chosen(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-    """What each learner's chosen cell makes of a round's reports."""
+    """The knowledge for each learner in a round, merged by the cell that was chosen for it."""
     cells = search.cells(server)
     merged: dict[int, Knowledge] = {}
     chosen = dict(zip(server.learners, server.state[CHOSEN].tolist(), strict=True))
     for number in dict.fromkeys(chosen.values()):
         with as_if_untuned(server, cells[number].training):
-            told = cells[number].method.merge(server, reports)
-        merged |= {client: bag for client, bag in told.items() if chosen[client] == number}
+            knowledge = cells[number].method.merge(server, reports)
+        merged |= {client: bag for client, bag in knowledge.items() if chosen[client] == number}
     return merged
 
 
 def _batch(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-    """What the learners are told of the cells of a new batch."""
+    """The knowledge for each learner at the begin of a new batch of cells."""
     before = server.state[_ALL].shape[1] if _ALL in server.state else 0
     news: dict[str, Tensor] = {}
     if search.sampler == "tpe":
@@ -76,11 +76,11 @@ def _batch(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -
     server.state[GOING] = server.state[_BATCH] = torch.tensor(going, dtype=torch.int16)
     room = torch.full((len(server.learners), len(going), search.steps, 2), math.nan, dtype=torch.float64)
     server.state[_ALL] = torch.cat([server.state[_ALL], room], dim=1) if before else room
-    told = _merged(search, server, _at_start(search, server, reports, going), going, 0)
+    merged = _merged(search, server, _at_start(search, server, reports, going), going, 0)
     messages = {}
     for student in server.learners:
         known_bags = [bytes(row.tolist()) for row in server.state.get(f"{_SENT}{student}", torch.empty(0, 32))]
-        packed, digests = pack([each.get(student, Knowledge()) for each in told], known_bags)
+        packed, digests = pack([each.get(student, Knowledge()) for each in merged], known_bags)
         if search.batches > 1:
             server.state[f"{_SENT}{student}"] = torch.tensor([list(mark) for mark in digests], dtype=torch.uint8)
         messages[student] = Knowledge(packed | news)
@@ -90,7 +90,7 @@ def _batch(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -
 def _next_step(
     search: SearchPlan, server: Node, reports: Mapping[int, Knowledge], going: Sequence[int], step: int
 ) -> dict[int, Knowledge]:
-    """What the learners are told for the next round of the cells that go on."""
+    """The knowledge for each learner in the next round of the cells that are not stopped."""
     out = {int(number) for report in reports.values() for number in report.get(DIVERGED, torch.empty(0))}
     if search.pruner == "halving":
         out |= _given_up(search, server, [number for number in going if number not in out], step)
@@ -105,27 +105,27 @@ def _next_step(
     moving = _opened(reports, [going.index(number) for number in on], len(going))
     frozen = {client: report for client, report in _started(server).items() if client not in server.learners}
     fixed = _at_start(search, server, frozen, on)
-    told = _merged(search, server, [one | other for one, other in zip(moving, fixed, strict=True)], on, step)
+    merged = _merged(search, server, [one | other for one, other in zip(moving, fixed, strict=True)], on, step)
     return {
-        student: Knowledge(pack([each.get(student, Knowledge()) for each in told])[0] | news)
+        student: Knowledge(pack([each.get(student, Knowledge()) for each in merged])[0] | news)
         for student in server.learners
     }
 
 
 def _choice(search: SearchPlan, server: Node) -> dict[int, Knowledge]:
-    """The best cell of the federation, or of each learner, as each learner is told."""
+    """The number of the best cell, of the federation or of each learner, as knowledge for each learner."""
     final = server.state[_ALL][:, :, -1].contiguous()
     heard = final[~final.isnan().flatten(1).all(1)]
     finished = (~final.isnan().all(2).all(0)).nonzero().flatten().tolist()
     if search.per == "client":
-        chosen = [best(own, search.criterion, finished) for own in final]
+        chosen = [best(scores, search.criterion, finished) for scores in final]
     else:
         number = best(heard, search.criterion, finished)
         server.record(f"tuning_chosen/{search.cells(server)[number].label}", 1.0)
         chosen = [number] * len(server.learners)
-    own = under(f"{_STATE}{chosen[0]}/0/", server.state)
+    state = under(f"{_STATE}{chosen[0]}/0/", server.state)
     settle(search, server, chosen[0])
-    server.state |= own
+    server.state |= state
     server.state[CHOSEN] = torch.tensor(chosen)
     return {
         client: Knowledge({CHOSEN: torch.tensor(number)})
@@ -136,15 +136,15 @@ def _choice(search: SearchPlan, server: Node) -> dict[int, Knowledge]:
 def _merged(
     search: SearchPlan,
     server: Node,
-    told: Sequence[Mapping[int, Knowledge]],
+    reports_of_cells: Sequence[Mapping[int, Knowledge]],
     numbers: Sequence[int],
     round: int,
 ) -> list[dict[int, Knowledge]]:
-    """What each cell's own merge makes of the reports that it is `told`, after `round` rounds of it; by student."""
+    """The knowledge that each cell's method merges from the reports of this cell after `round` rounds, by student."""
     if search.untuned.refresh == "never":
         return [{} for _ in numbers]
     cells, merged = search.cells(server), []
-    for number, reports in zip(numbers, told, strict=True):
+    for number, reports in zip(numbers, reports_of_cells, strict=True):
         before = under(f"{_STATE}{number}/{round - 1}/", server.state)
         alone = view(
             server, cells[number], before if round else state_of(search, server, number), round, dict(server.models)
@@ -157,48 +157,51 @@ def _merged(
     return merged
 
 
-def _opened(reports: Mapping[int, Knowledge], places: Sequence[int], many: int) -> list[dict[int, Knowledge]]:
-    """For each place among the `many` cells that reports were packed for, what every client reported of that cell."""
-    opened: list[dict[int, Knowledge]] = [{} for _ in places]
+def _opened(reports: Mapping[int, Knowledge], positions: Sequence[int], many: int) -> list[dict[int, Knowledge]]:
+    """The reports of all clients for each of some cells, given by their positions among the `many` packed ones."""
+    opened: list[dict[int, Knowledge]] = [{} for _ in positions]
     for client, report in reports.items():
         numbers = shares(report, many)
-        bags = {number: Knowledge(bag(report, number)) for number in dict.fromkeys(numbers[place] for place in places)}
-        for each, place in zip(opened, places, strict=True):
-            if bags[numbers[place]]:
-                each[client] = bags[numbers[place]]
+        bags = {
+            number: Knowledge(bag(report, number))
+            for number in dict.fromkeys(numbers[position] for position in positions)
+        }
+        for each, position in zip(opened, positions, strict=True):
+            if bags[numbers[position]]:
+                each[client] = bags[numbers[position]]
     return opened
 
 
 def _at_start(
     search: SearchPlan, server: Node, reports: Mapping[int, Knowledge], numbers: Sequence[int]
 ) -> list[dict[int, Knowledge]]:
-    """For each cell, what every client reported of it at the start."""
+    """The reports of all clients at the start, for each of some cells."""
     many = len(search.at_start(server))
     return _opened(reports, [number if number < many else 0 for number in numbers], many)
 
 
 def _started(server: Node) -> dict[int, Knowledge]:
-    """The start's reports that are still needed, by client."""
+    """The reports of the start that are still needed, by client."""
     return {client: Knowledge(tensors) for client, tensors in numbered(_START, server.state).items()}
 
 
 def _proposed(search: SearchPlan, server: Node) -> Tensor:
-    """(points, parameters) of the next batch, by what the cells before it came to."""
-    told: dict[tuple[float, ...], float | None] = {}
+    """(points, parameters) of the next batch, proposed from the scores of the cells before it."""
+    tried: dict[tuple[float, ...], float | None] = {}
     for number, cell in enumerate(search.cells(server)):
         if cell.point is not None:
             scores = list(_scored(server, number)) if _ALL in server.state else []
-            told[cell.point] = value(scores[-1], search.criterion) if scores else None
+            tried[cell.point] = value(scores[-1], search.criterion) if scores else None
     proposed = server.state[POINTS].shape[0] if POINTS in server.state else 0
     number = min(search.batch, search.wanted - proposed)
-    points = propose(search.grid, search.sampler, number, server.seed, told, direction(search.criterion))
+    points = propose(search.grid, search.sampler, number, server.seed, tried, direction(search.criterion))
     return torch.tensor(points, dtype=torch.float64).reshape(-1, len(search.grid.names))
 
 
 def _given_up(search: SearchPlan, server: Node, going: Sequence[int], step: int) -> set[int]:
-    """The cells that the pruner stops after this step, of those that could go on.
+    """The cells among `going` that the pruner stops after this step.
 
-    It is told ranks instead of scores: where many cells are equally accurate, their losses part them.
+    It compares ranks instead of scores, so that losses decide between cells of equal accuracy.
     """
     ranks: dict[int, list[float]] = {}
     for done in range(1, step + 1):
@@ -206,8 +209,8 @@ def _given_up(search: SearchPlan, server: Node, going: Sequence[int], step: int)
         there = [number for number in there if number in going or len(_scored(server, number)) < step]
         if there:
             scores = torch.stack([_scored(server, number)[done - 1] for number in there], dim=1)
-            for rank, place in enumerate(ranked(scores, search.criterion)):
-                ranks.setdefault(there[place], []).append(rank)
+            for rank, position in enumerate(ranked(scores, search.criterion)):
+                ranks.setdefault(there[position], []).append(rank)
     return given_up(ranks, "minimize") if ranks else set()
 
 

@@ -1,4 +1,4 @@
-"""What is tried: values of parameters, and the points that they span."""
+"""The grid of a search: values for each parameter, and the points that are their combinations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 Point = tuple[float, ...]
-"""One combination, a number a parameter: the place in a list of values, or the value itself within a range."""
+"""One combination, with one number for each parameter: the index in a list of values, or the value within a range."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Range:
     low: float
     high: float
     log: bool = False
-    """whether small numbers are tried as often as large ones, ratio for ratio"""
+    """whether numbers are drawn evenly on a logarithmic scale"""
 
     @property
     def whole(self) -> bool:
-        """Whether only whole numbers are meant."""
+        """Whether the range contains only whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def __repr__(self) -> str:
@@ -44,10 +44,10 @@ class Grid:
 
     @classmethod
     def read(cls, value: object) -> Grid:
-        """The grid that a table stands for.
+        """The grid that a table describes.
 
         Raises:
-            ValueError: it is no table of lists and ranges; the message names the key.
+            ValueError: it is not a table of lists and ranges; the message names the key.
         """
         if isinstance(value, Grid):
             return value
@@ -80,23 +80,24 @@ class Grid:
 
     def points(self) -> Iterator[Point]:
         """Every point of a finite grid, the last parameter changing fastest."""
-        return itertools.product(*(_places(values) for _, values in self.entries))
+        return itertools.product(*(_coordinates(values) for _, values in self.entries))
 
     def corners(self) -> Iterator[Point]:
         """Every combination of listed values and ends of ranges."""
         ends = (
-            (values.low, values.high) if isinstance(values, Range) else _places(values) for _, values in self.entries
+            (values.low, values.high) if isinstance(values, Range) else _coordinates(values)
+            for _, values in self.entries
         )
         return itertools.product(*ends)
 
     def values(self, point: Point) -> dict[str, Any]:
         """The parameters' values at a point."""
-        return {name: _at(values, place) for (name, values), place in zip(self.entries, point, strict=True)}
+        return {name: _at(values, coordinate) for (name, values), coordinate in zip(self.entries, point, strict=True)}
 
     def point(self, values: Mapping[str, Any]) -> Point | None:
         """The point that has these values; None where it is not on the grid."""
         try:
-            return tuple(_place(given, values[name]) for name, given in self.entries)
+            return tuple(_coordinate(given, values[name]) for name, given in self.entries)
         except ValueError:
             return None
 
@@ -107,19 +108,19 @@ def _count(values: Values) -> float:
     return values.high - values.low + 1 if values.whole else math.inf
 
 
-def _places(values: Values) -> Iterator[float]:
+def _coordinates(values: Values) -> Iterator[float]:
     if isinstance(values, Range):
         return map(float, range(int(values.low), int(values.high) + 1))
     return map(float, range(len(values)))
 
 
-def _at(values: Values, place: float) -> Any:
+def _at(values: Values, coordinate: float) -> Any:
     if not isinstance(values, Range):
-        return values[int(place)]
-    return int(place) if values.whole else float(place)
+        return values[int(coordinate)]
+    return int(coordinate) if values.whole else float(coordinate)
 
 
-def _place(values: Values, value: Any) -> float:
+def _coordinate(values: Values, value: Any) -> float:
     if not isinstance(values, Range):
         return float(values.index(value))
     if not (_number(value) and values.low <= value <= values.high):

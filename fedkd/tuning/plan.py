@@ -1,4 +1,4 @@
-"""What a search tries and how, and what follows from that: its cells, batches and exchanges."""
+"""The plan of a search: its settings, and the cells, batches and exchanges that follow from them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ Pruner = Literal["none", "halving"]
 
 
 class SearchPlan(Method):
-    """A method with a search before its rounds, without what it does: that is `Search`.
+    """The settings of a method with a search before its rounds. `Search` adds what it does.
 
-    Cells are numbered from 0, which is the method as given. They are tried in batches, all in one but for the sampler
-    that learns from scores; a batch is one exchange in which a client trains every cell for all its rounds, or, side
-    by side, one exchange a round.
+    Cells are numbered from 0, which is the method as given. There is one batch with all cells; only the sampler tpe
+    needs several, because it learns from scores. A batch is one exchange in which a client trains every cell for all
+    its rounds. If cells train side by side, it is one exchange for each round.
     """
 
-    # The next two have no default, and every search gives both. They are not abstract because a field of a dataclass
-    # takes their place, and a field without a default leaves a name abstract.
+    # The next two have no default, and every search defines both. They are not abstract because a subclass defines
+    # them as fields of a dataclass, and a field without a default would leave the name abstract.
 
     @property
     def method(self) -> str:
-        """Spec string of what is tuned."""
+        """Spec string of the method to tune."""
         raise NotImplementedError
 
     @property
     def grid(self) -> Grid:
-        """What is tried."""
+        """The values to try."""
         raise NotImplementedError
 
     @property
@@ -48,32 +48,32 @@ class SearchPlan(Method):
 
     @property
     def criterion(self) -> Select:
-        """What decides between cells."""
+        """The score by which cells are compared."""
         return "val_accuracy"
 
     @property
     def per(self) -> Per:
-        """Who chooses."""
+        """Whether there is one choice for the federation, or one for each client."""
         return "federation"
 
     @property
     def sampler(self) -> Sampler:
-        """Which cells are tried."""
+        """How the cells to try are drawn from the grid."""
         return "grid"
 
     @property
     def trials(self) -> int:
-        """How many, beside the untuned one; 0: as many as the grid has."""
+        """Number of cells to try, besides the untuned one; 0: as many as the grid has."""
         return 0
 
     @property
     def batch(self) -> int:
-        """How many at once, where the sampler learns from scores."""
+        """Number of cells in a batch of the sampler tpe."""
         return 8
 
     @property
     def pruner(self) -> Pruner:
-        """What stops poor cells early."""
+        """The rule by which poor cells are stopped early."""
         return "none"
 
     @cached_property
@@ -83,22 +83,22 @@ class SearchPlan(Method):
 
     @property
     def wanted(self) -> int:
-        """Cells to try beside the untuned one; a finite grid may have fewer."""
+        """Number of cells to try besides the untuned one, at most as many as the grid has."""
         return int(min(self.trials or self.grid.size, self.grid.size))
 
     @property
     def batches(self) -> int:
-        """Batches in which cells are tried."""
+        """Number of batches."""
         return math.ceil(self.wanted / self.batch) if self.sampler == "tpe" else 1
 
     @property
     def side_by_side(self) -> bool:
-        """Whether a batch takes an exchange a round: its cells teach each other what they have learnt, or some stop."""
+        """Whether a batch takes one exchange for each round, because clients exchange knowledge or poor cells stop."""
         return self.untuned.refresh == "every round" or self.pruner != "none"
 
     @property
     def steps(self) -> int:
-        """Exchanges a batch takes."""
+        """Number of exchanges in a batch."""
         return self.rounds if self.side_by_side else 1
 
     @property
@@ -140,11 +140,11 @@ class SearchPlan(Method):
         return self.untuned.begins_with_average
 
     def corners(self, training: Training) -> list[Cell]:
-        """The untuned cell, and one at every combination of listed values and ends of ranges."""
+        """The untuned cell, and a cell for every combination of listed values and ends of ranges."""
         return [cell(self.method, self.grid, training, point) for point in (None, *self.grid.corners())]
 
     def cells(self, node: Node) -> tuple[Cell, ...]:
-        """The cells that a node knows of so far, by their numbers."""
+        """The cells that a node knows so far, in the order of their numbers."""
         if self.sampler != "tpe":
             return _cells(self, node.training, _drawn(self, node.training, node.seed))
         return _cells(
@@ -152,7 +152,7 @@ class SearchPlan(Method):
         )
 
     def at_start(self, node: Node) -> tuple[Cell, ...]:
-        """The cells whose set-up and reports the start holds; where the rest is not known yet, the untuned one's."""
+        """The cells that are set up and report at the start; only the untuned one if the others are not known yet."""
         return self.cells(node)[:1] if self.sampler == "tpe" else self.cells(node)
 
     def when(self, moment: Moment) -> tuple[int, int]:
@@ -173,7 +173,7 @@ def _cells(search: SearchPlan, training: Training, points: tuple[Point, ...]) ->
 
 @lru_cache(maxsize=64)
 def _drawn(search: SearchPlan, training: Training, seed: int) -> tuple[Point, ...]:
-    """The points of a sampler that asks for no score, the same at every node."""
+    """The points of a sampler that needs no scores. They are the same at every node."""
     untuned = cell(search.method, search.grid, training, None).point
-    told = {} if untuned is None else {untuned: None}
-    return tuple(propose(search.grid, search.sampler, search.wanted, seed, told, direction(search.criterion)))
+    tried = {} if untuned is None else {untuned: None}
+    return tuple(propose(search.grid, search.sampler, search.wanted, seed, tried, direction(search.criterion)))

@@ -1,7 +1,6 @@
-"""Which points are tried next, and which are given up: Optuna's samplers and pruner, with nothing on disk.
+"""Which points to try next and which cells to stop, by Optuna's samplers and pruner, without files.
 
-Optuna keeps no memory between two calls: a study is built anew from what was found so far, so that whoever resumes
-is told the same.
+Each call builds a new Optuna study from the results so far, so a resumed run gets the same points.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Sampler = Literal["grid", "random", "qmc", "tpe"]
 Direction = Literal["maximize", "minimize"]
 
 _ATTEMPTS = 20
-"""Draws for each point that is wanted, before a grid's own order fills what only known points were drawn for."""
+"""Draws for each point that is wanted. If they give too few new points, the next points of the grid are taken."""
 
 
 def propose(
@@ -34,49 +33,49 @@ def propose(
     sampler: Sampler,
     number: int,
     seed: int,
-    told: Mapping[Point, float | None],
+    tried: Mapping[Point, float | None],
     direction: Direction = "maximize",
 ) -> list[Point]:
-    """`number` points that were not tried before, as `sampler` draws them; fewer where a grid has no more.
+    """`number` new points, drawn by `sampler`; fewer if the grid has no more.
 
-    `told`: what was tried so far, in order, and what came of it; None where nothing did.
+    `tried`: the points tried so far, in order, with their values; None for a point without a value.
     """
     if sampler == "grid":
-        return list(itertools.islice((point for point in grid.points() if point not in told), number))
-    found: dict[Point, None] = {}
+        return list(itertools.islice((point for point in grid.points() if point not in tried), number))
+    proposed: dict[Point, None] = {}
     with _quiet():
         import optuna
 
-        # Low-discrepancy sequences fill numbers: a list is its places there, and a choice elsewhere.
-        space = {name: _distribution(values, places=sampler == "qmc") for name, values in grid.entries}
+        # Low-discrepancy sequences need numbers: for them a list is its indices, for others a choice.
+        space = {name: _distribution(values, indices=sampler == "qmc") for name, values in grid.entries}
         study = optuna.create_study(
-            sampler=_sampler(sampler, seed_of(seed, "tuning", len(told)), number), direction=direction
+            sampler=_sampler(sampler, seed_of(seed, "tuning", len(tried)), number), direction=direction
         )
-        for point, value in told.items():
+        for point, value in tried.items():
             if value is not None:
                 study.add_trial(_finished(point, value, space))
-        left = grid.size - sum(point in told for point in grid.points()) if math.isfinite(grid.size) else math.inf
+        left = grid.size - sum(point in tried for point in grid.points()) if math.isfinite(grid.size) else math.inf
         for _ in range(_ATTEMPTS * number):
-            if len(found) >= min(number, left):
+            if len(proposed) >= min(number, left):
                 break
             trial = study.ask(space)
             point = tuple(float(trial.params[name]) for name in grid.names)
-            if point in found or point in told:
+            if point in proposed or point in tried:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
-                found[point] = None
-    if len(found) < min(number, left) and math.isfinite(grid.size):
-        rest = (point for point in grid.points() if point not in found and point not in told)
-        found.update(dict.fromkeys(itertools.islice(rest, number - len(found))))
-    return list(found)
+                proposed[point] = None
+    if len(proposed) < min(number, left) and math.isfinite(grid.size):
+        rest = (point for point in grid.points() if point not in proposed and point not in tried)
+        proposed.update(dict.fromkeys(itertools.islice(rest, number - len(proposed))))
+    return list(proposed)
 
 
 def given_up(histories: Mapping[int, Sequence[float]], direction: Direction) -> set[int]:
-    """Which cells successive halving stops: after rounds 1, 2, 4, … all but the better half, rounded down.
+    """The cells that successive halving stops: after rounds 1, 2, 4, … all but the better half, rounded down.
 
-    histories: each cell's value after each of its rounds. Li et al. 2020, arXiv 1810.05934, as Optuna's
-    SuccessiveHalvingPruner has it. That decides as trials come in; here every cell is asked last, so that it is
-    measured against all others.
+    histories: each cell's value after each of its rounds. Li et al. 2020, arXiv 1810.05934, as in Optuna's
+    SuccessiveHalvingPruner. That compares a trial only with earlier ones; here each cell in turn is the last trial,
+    so that it is compared with all others.
     """
     furthest = max(map(len, histories.values()))
     stopped = set()
@@ -87,13 +86,13 @@ def given_up(histories: Mapping[int, Sequence[float]], direction: Direction) -> 
         for cell in (cell for cell, history in histories.items() if len(history) == furthest):
             study = optuna.create_study(pruner=pruner, direction=direction)
             for other in (*(other for other in histories if other != cell), cell):
-                if _told_of(study, histories[other]) and other == cell:
+                if _prunes(study, histories[other]) and other == cell:
                     stopped.add(cell)
     return stopped
 
 
-def _told_of(study: Study, history: Sequence[float]) -> bool:
-    """Tell a study of one more trial's rounds; whether its last round should be its last."""
+def _prunes(study: Study, history: Sequence[float]) -> bool:
+    """Add a trial with these values to a study; whether the pruner stops it after the last value."""
     trial, verdict = study.ask(), False
     for step, value in enumerate(history, start=1):
         trial.report(value, step)
@@ -112,12 +111,12 @@ def _sampler(name: Sampler, seed: int, number: int) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=number, constant_liar=True)
 
 
-def _distribution(values: Values, *, places: bool) -> BaseDistribution:
+def _distribution(values: Values, *, indices: bool) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if not isinstance(values, Range):
         many = len(values)
-        return IntDistribution(0, many - 1) if places else CategoricalDistribution(tuple(range(many)))
+        return IntDistribution(0, many - 1) if indices else CategoricalDistribution(tuple(range(many)))
     if values.whole:
         return IntDistribution(int(values.low), int(values.high), log=values.log)
     return FloatDistribution(values.low, values.high, log=values.log)
@@ -139,7 +138,7 @@ def _real(distribution: BaseDistribution) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Optuna's lines about every study, and without its notes on what is experimental."""
+    """Silence Optuna's log lines and its warnings about experimental features."""
     import optuna
 
     level = optuna.logging.get_verbosity()

@@ -18,18 +18,18 @@ from fedkd.tuning.cells import check_names
 from fedkd.tuning.choosing import begin, go_on, merge_chosen
 from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.state import CHOSEN
-from fedkd.tuning.trying import found, learn_chosen, reported, start_report, try_batch
+from fedkd.tuning.trying import batch_report, learn_chosen, reported, start_report, try_batch
 from fedkd.tuning.views import as_if_untuned, set_up
 
 
 class Search(SearchPlan):
-    """A method with a search before its rounds. What is searched, and how, is said by the properties of `SearchPlan`.
+    """A method with a search before its rounds. The properties of `SearchPlan` are its settings.
 
-    Everything that outlives an exchange lies in the nodes' state.
+    Whatever later exchanges need is in the state of the nodes.
     """
 
     def validate(self) -> None:
-        """Raise UserError where the grid, or how it is searched, cannot be."""
+        """Raise UserError if the grid or the settings of the search are impossible."""
         check_names(self.method, self.grid)
         if self.untuned.preparations:
             raise UserError(
@@ -82,7 +82,7 @@ class Search(SearchPlan):
         if client.moment.begins:
             return start_report(self, client)
         if client.round == 0:
-            return found(client)
+            return batch_report(client)
         chosen = self.cells(client)[int(client.state[CHOSEN])]
         with as_if_untuned(client, chosen.training):
             return reported(client, chosen)
@@ -105,5 +105,5 @@ class Search(SearchPlan):
 
 
 def _reported(method: Method) -> list[object]:
-    """What decides what a method reports at the start."""
+    """The parameters of a method that its report at the start depends on."""
     return [getattr(method, name, None) for name in ("teachers", "wire")]

@@ -1,10 +1,10 @@
-"""Names under which the search keeps things in the state of a node."""
+"""Names of the search's tensors in the state of a node."""
 
-from fedkd.tuning.bags import OWN
+from fedkd.tuning.bags import PREFIX
 
-CHOSEN = f"{OWN}chosen"
+CHOSEN = f"{PREFIX}chosen"
 """Number of the chosen cell: at the server, of each learner's."""
-POINTS = f"{OWN}points"
+POINTS = f"{PREFIX}points"
 """(points, parameters) proposed so far, where they are not known from the start."""
-SETUP = f"{OWN}setup/"
-"""Prefix of what set-up and start of the cells left in their states."""
+SETUP = f"{PREFIX}setup/"
+"""Prefix of the states of the cells after their set-up and start."""

@@ -1,4 +1,4 @@
-"""The client's side of a search: it trains cells from its pre-trained state, and then the one that was chosen."""
+"""The client's side of a search: it trains every cell from its pre-trained state, then rounds of the chosen cell."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from fedkd.knowledge.scopes import forget, scoped, under
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.training.finite import not_finite
-from fedkd.tuning.bags import OWN, bag, bags_of, pack, shares
+from fedkd.tuning.bags import PREFIX, bag, bags_of, pack, shares
 from fedkd.tuning.cells import Cell
 from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.scores import sendable, validated
 from fedkd.tuning.state import CHOSEN, POINTS
 from fedkd.tuning.views import as_if_untuned, keep_states, settle, state_of, view
 
-GOING = f"{OWN}going"
-"""Numbers of the cells that are still tried."""
-SCORES = f"{OWN}scores"
+GOING = f"{PREFIX}going"
+"""Numbers of the cells that have not been stopped."""
+SCORES = f"{PREFIX}scores"
 """(cells, 2) accuracy and loss of each cell tried now."""
-DIVERGED = f"{OWN}diverged"
-"""Numbers of the cells that have nothing finite to report."""
+DIVERGED = f"{PREFIX}diverged"
+"""Numbers of the cells that diverged."""
 _OUT = torch.tensor([0.0, math.nan], dtype=torch.float64)
-"""Times a score, the score of a cell that diverged: nothing right, and a loss that is no number."""
-_BAGS = f"{OWN}bags"
+"""Factor for the score of a cell that diverged: accuracy 0 and loss NaN."""
+_BAGS = f"{PREFIX}bags"
 """Number of the bag that each cell starts from."""
-_START = f"{OWN}start/"
-_MODEL, _STATE, _REPORT = f"{OWN}model/", f"{OWN}state/", f"{OWN}report/"
+_START = f"{PREFIX}start/"
+_MODEL, _STATE, _REPORT = f"{PREFIX}model/", f"{PREFIX}state/", f"{PREFIX}report/"
 
 
 def start_report(search: SearchPlan, client: Node) -> Knowledge | None:
-    """What the cells report at the start: once where all report the same."""
+    """The reports of all cells at the start, packed so that equal ones are sent once."""
     if search.untuned.refresh == "never":
         return None
     reports: list[Mapping[str, Tensor]] = []
@@ -51,19 +51,19 @@ def start_report(search: SearchPlan, client: Node) -> Knowledge | None:
 
 
 def reported(client: Node, cell: Cell) -> Knowledge | None:
-    """What a client tells the others of a cell, where that cell would have it asked."""
+    """The report of a client for one cell; None if the cell's method asks for none."""
     return cell.method.report(client) if cell.method.is_asked(client) else None
 
 
 def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
-    """Train the cells of this exchange, score them on validation samples, and put by what is to be reported.
+    """Train the cells of this exchange, score them on validation samples, and store the report in the state.
 
-    The client's own model is not touched. The work is booked as tuning. A cell's rounds bring the batches that rounds
-    1, 2, … will bring.
+    The client's own model does not change. The cost is recorded as tuning. A cell sees the same batches as rounds 1,
+    2, … will.
     """
     _, step = search.when(client.moment)
     last = step == search.steps
-    going = _told(search, client, knowledge) if step == 1 else [int(number) for number in knowledge[GOING]]
+    going = _new_cells(search, client, knowledge) if step == 1 else [int(number) for number in knowledge[GOING]]
     bags = _bags(search, client, knowledge, going, step)
     cells = search.cells(client)
     models, states = under(_MODEL, client.state), under(_STATE, client.state)
@@ -72,12 +72,12 @@ def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
     rounds = [step] if search.side_by_side else range(1, search.rounds + 1)
     scored = last or search.pruner != "none"
     scores, reports, diverged, steps, samples = [], [], [], 0, 0
-    for number, told in zip(going, bags, strict=True):
+    for number, received in zip(going, bags, strict=True):
         cell = cells[number]
         student.load_state_dict(start if step == 1 else under(f"{number}/", models))
         state = state_of(search, client, number) if step == 1 else under(f"{number}/", states)
         alone = view(client, cell, state, step, client.models | {"student": student})
-        whole = _finishes(cell, alone, told, rounds)
+        whole = _finishes(cell, alone, received, rounds)
         steps, samples = steps + alone.steps, samples + alone.samples
         if scored:
             scores.append(validated(alone) if whole else validated(alone) * _OUT)
@@ -102,34 +102,34 @@ def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
     client.state |= scoped(_REPORT, up)
 
 
-def found(client: Node) -> Knowledge | None:
-    """What a preparation has put by for the server."""
+def batch_report(client: Node) -> Knowledge | None:
+    """The report that `try_batch` has stored; None if it is empty."""
     up = Knowledge(under(_REPORT, client.state))
     forget(client.state, _REPORT)
     return up or None
 
 
 def learn_chosen(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
-    """One round of the cell that was chosen."""
+    """One round of training with the chosen cell."""
     every = search.refresh == "every round"
     if client.round == 1:
         client.state[CHOSEN] = knowledge[CHOSEN]
     number = int(client.state[CHOSEN])
     cell = search.cells(client)[number]
-    told = knowledge
+    received = knowledge
     if not every or client.round == 1:
         first = under(_START, client.state) if every else knowledge
-        told = Knowledge(bag(first, int(client.state[_BAGS][number])))
+        received = Knowledge(bag(first, int(client.state[_BAGS][number])))
     if client.round == 1:
         settle(search, client, number, *([] if every else [_BAGS]))
         if search.per == "client":
             client.record(f"tuning_chosen/{cell.label}", 1.0)
     with as_if_untuned(client, cell.training):
-        cell.method.learn(client, predicted(client, told))
+        cell.method.learn(client, predicted(client, received))
 
 
-def _told(search: SearchPlan, client: Node, knowledge: Knowledge) -> list[int]:
-    """Take in what a new batch brings; the numbers of its cells."""
+def _new_cells(search: SearchPlan, client: Node, knowledge: Knowledge) -> list[int]:
+    """Store the knowledge of a new batch; returns the numbers of its cells."""
     before = client.state.get(_BAGS, torch.empty(0, dtype=torch.int16))
     if POINTS in knowledge:
         known = client.state.get(POINTS)
@@ -137,13 +137,13 @@ def _told(search: SearchPlan, client: Node, knowledge: Knowledge) -> list[int]:
     new = list(range(len(before), len(search.cells(client))))
     client.state[_BAGS] = torch.cat([before.cpu(), torch.tensor(shares(knowledge, len(new)), dtype=torch.int16)])
     if search.refresh == "every round":
-        # Cells start from it, and round 1 does again: what travelled once stays here until then.
+        # Cells start from it, and so does round 1. It is sent only once, so it is stored until then.
         client.state |= scoped(_START, bags_of(knowledge))
     return new
 
 
 def _bags(search: SearchPlan, client: Node, knowledge: Knowledge, going: list[int], step: int) -> list[Knowledge]:
-    """What each of the cells is told, in their order."""
+    """The knowledge for each of the cells, in their order."""
     every = search.refresh == "every round"
     if every and step > 1:
         source: Mapping[str, Tensor] = knowledge
@@ -155,11 +155,11 @@ def _bags(search: SearchPlan, client: Node, knowledge: Knowledge, going: list[in
     return [opened[number] for number in numbers]
 
 
-def _finishes(cell: Cell, alone: Node, told: Knowledge, rounds: Sequence[int]) -> bool:
-    """Train a cell for some rounds; False where it diverged, which is a bad cell and no failure."""
+def _finishes(cell: Cell, alone: Node, knowledge: Knowledge, rounds: Sequence[int]) -> bool:
+    """Train a cell for some rounds. False if it diverged: that is a bad cell, not a failure of the client."""
     try:
         for alone.round in rounds:
-            cell.method.learn(alone, told)
+            cell.method.learn(alone, knowledge)
     except DivergedError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""A node as one cell sees it: as if it were alone, untuned, and at the exchange that it would then be at."""
+"""A node as one cell sees it: as if its method ran alone, without a search before its rounds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fedkd.models import Model
 from fedkd.node.moment import in_round
 from fedkd.node.node import Node
 from fedkd.settings.training import Training
-from fedkd.tuning.bags import OWN, bag, pack, shares
+from fedkd.tuning.bags import PREFIX, bag, pack, shares
 from fedkd.tuning.cells import Cell
 from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.state import CHOSEN, POINTS, SETUP
 
 
 def view(node: Node, cell: Cell, state: dict[str, Tensor], round: int, models: dict[str, Model]) -> Node:
-    """The node at a round of one cell, with state and models of its own; what is drawn and held is the node's."""
+    """The node in a round of one cell, with the cell's state and models, and the node's data and random streams."""
     return replace(
         node,
         training=cell.training,
@@ -35,17 +35,17 @@ def view(node: Node, cell: Cell, state: dict[str, Tensor], round: int, models: d
 
 @contextmanager
 def as_if_untuned(node: Node, training: Training) -> Iterator[None]:
-    """The node itself in a round of the chosen cell: its exchanges are counted without the search."""
-    moment, own = node.moment, node.training
+    """Within this context the node has the cell's settings and counts exchanges as if there had been no search."""
+    moment, training_before = node.moment, node.training
     node.moment, node.training = in_round(node.round), training
     try:
         yield
     finally:
-        node.moment, node.training = moment, own
+        node.moment, node.training = moment, training_before
 
 
 def set_up(search: SearchPlan, node: Node) -> None:
-    """Let every cell set itself up, and keep what each puts into its state."""
+    """Run the set-up of every cell and store the state of each."""
     states: list[Mapping[str, Tensor]] = []
     for cell in search.at_start(node):
         alone = view(node, cell, {}, 0, dict(node.models))
@@ -55,27 +55,27 @@ def set_up(search: SearchPlan, node: Node) -> None:
 
 
 def keep_states(node: Node, states: Sequence[Mapping[str, Tensor]]) -> None:
-    """Keep what each cell that the start holds has put into its state, in place of what was kept before."""
+    """Store the states of the cells that take part in the start, instead of the states stored before."""
     forget(node.state, SETUP)
     node.state |= scoped(SETUP, pack(states)[0])
 
 
 def state_of(search: SearchPlan, node: Node, number: int) -> dict[str, Tensor]:
-    """What set-up and start of a cell left in its state, a copy."""
+    """A copy of the state of a cell after its set-up and start."""
     packed = under(SETUP, node.state)
     many = len(search.at_start(node))
-    own = shares(packed, many)[number if number < many else 0]
-    return {name: tensor.clone().to(node.device) for name, tensor in bag(packed, own).items()}
+    bag_number = shares(packed, many)[number if number < many else 0]
+    return {name: tensor.clone().to(node.device) for name, tensor in bag(packed, bag_number).items()}
 
 
 def drop(node: Node, *keep: str) -> None:
-    """Forget all that the search has in a node's state, but for what begins with one of `keep`."""
-    for name in [name for name in node.state if name.startswith(OWN) and not name.startswith(keep)]:
+    """Delete the search's tensors in a node's state, except those whose names begin with one of `keep`."""
+    for name in [name for name in node.state if name.startswith(PREFIX) and not name.startswith(keep)]:
         del node.state[name]
 
 
 def settle(search: SearchPlan, node: Node, number: int, *keep: str) -> None:
-    """The search is over: the chosen cell's state becomes the node's, and the others' is forgotten."""
-    own = state_of(search, node, number)
+    """End the search: the state of the chosen cell becomes the node's, and the states of the others are deleted."""
+    state = state_of(search, node, number)
     drop(node, CHOSEN, POINTS, *keep)
-    node.state |= own
+    node.state |= state
