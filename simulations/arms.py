@@ -1,7 +1,6 @@
-"""Arms with names of their own: `method = { tuned = "tuned_kd(…)", plain = "kd" }` in the place of a list of specs.
+"""Named arms: `method = { tuned = "tuned_kd(…)", plain = "kd" }` instead of a list of specs.
 
-A name is what tables, legends and axes show. It is no part of what a federation is, so a study that is named otherwise
-runs nothing again.
+Tables, legends and axes show the names. They are no part of a federation's identity, so new names run nothing again.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def specs_of(key: str, arms: Mapping[str, Any]) -> list[str]:
 
 
 def names_by_spec(key: str, arms: Mapping[str, str], specs: list[Any]) -> dict[str, str]:
-    """What each value of a key is called. specs: the values in their one spelling, in the order of `arms`.
+    """The name of each value of a key. specs: the values in canonical spelling, in the order of `arms`.
 
     Raises:
         UserError: two arms have one spec, or an arm has the spec of another for its name.

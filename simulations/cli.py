@@ -251,9 +251,9 @@ def refine(
     use_one_thread()
     epochs = (teacher_epochs, reference_epochs)
     asked = Refining(corpus, teacher, reference, keep, score, noise, held, epochs, lr, batch_size, seed)
-    found = refined(asked, Waiting(out))
-    found.save(results)
-    for line in found.words():
+    outcome = refined(asked, Waiting(out))
+    outcome.save(results)
+    for line in outcome.words():
         out.print(escape(line))
     out.print(f"manifest.json, scores.parquet, kept.txt and figures: {escape(str(results))}")
 

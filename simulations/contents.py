@@ -1,4 +1,4 @@
-"""What the numbers of a federation are made of besides its settings: the content of every file that they depend on."""
+"""Hashes of all files that the numbers of a federation depend on, besides its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from simulations.splits import partition_files
 from simulations.transfer import transfer_set
 
 LENGTH = 16
-"""Hexadecimal digits of a hash that are kept: enough to tell files apart, and short enough to read."""
+"""Hexadecimal digits of a hash that are stored: enough to distinguish files, and short enough to read."""
 
 
 def contents(federation: Federation) -> dict[str, str]:

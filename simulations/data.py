@@ -1,4 +1,4 @@
-"""What each participant has on its disk: its shares of the data set, as tensors, each in memory once a process."""
+"""The data of each participant: its shares of the data set as tensors, each loaded once in a process."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from simulations.splits import altered, split_key, split_of
 from simulations.transfer import labelled, transfer_data
 
 PARTS = ("train", "val", "local_test")
-"""What a client holds of its own."""
+"""The parts of a client's data."""
 
 
 def load_holdings(federation: Federation, client: int) -> Holdings:
-    """What one client, or the server, has on its disk: the `Loader` of every engine."""
+    """The data of one client or of the server. This is the `Loader` of every engine."""
     source, held = load(federation.dataset), transfer_data(federation.dataset, federation.transfer, federation.seed)
     transfer, ours = held or (None, False)
     known, schedule = labelled(federation.transfer), schedule_of(federation)
@@ -40,23 +40,23 @@ def load_holdings(federation: Federation, client: int) -> Holdings:
         if common:
             evaluation["val"] = common
         elif schedule.method.has_global_model or schedule.consolidation:
-            # A model of all is evaluated on all validation samples, as if each client told how good it is there.
+            # A common model is evaluated on the validation samples of all clients, as if each client reported scores.
             parts = [_part(federation, source, split, each, "val") for each in range(federation.clients)]
             evaluation["val"] = _union(parts)
         return Holdings(source.shape, len(source.outputs), None, common, public, evaluation, source.token_bytes)
     everybody = range(federation.clients) if schedule.method.pools else (client,)
-    own = {part: _union([_part(federation, source, split, each, part) for each in everybody]) for part in PARTS}
-    val = own["val"] if isinstance(split.val, tuple) else None
-    evaluation |= {"val": val if val else _common(federation, source, split), **test, "local_test": own["local_test"]}
-    return Holdings(source.shape, len(source.outputs), own["train"], val, public, evaluation, source.token_bytes)
+    local = {part: _union([_part(federation, source, split, each, part) for each in everybody]) for part in PARTS}
+    val = local["val"] if isinstance(split.val, tuple) else None
+    evaluation |= {"val": val if val else _common(federation, source, split), **test, "local_test": local["local_test"]}
+    return Holdings(source.shape, len(source.outputs), local["train"], val, public, evaluation, source.token_bytes)
 
 
 def _part(federation: Federation, source: Dataset, split: Split, client: int, part: str) -> Data:
-    """One client's share of one part, in memory once a process."""
+    """One client's share of one part, loaded once in a process."""
     indices = {"train": split.clients, "val": split.val, "local_test": split.local_test}[part]
     index = indices[client] if isinstance(indices, tuple) else np.empty(0, np.int64)
     name = (f"{source.fingerprint} {split.sha256}", f"{federation.partition} {federation.seed}", client, part)
-    return _SHARDS.get(name, lambda: _own(federation, source, client, part, index))
+    return _SHARDS.get(name, lambda: _samples_of(federation, source, client, part, index))
 
 
 def _union(parts: list[Data]) -> Data:
@@ -66,17 +66,17 @@ def _union(parts: list[Data]) -> Data:
 
 
 def _common(federation: Federation, source: Dataset, split: Split) -> Data:
-    """The validation set that the server holds, in memory once a process."""
+    """The validation set of the server, loaded once in a process."""
     assert not isinstance(split.val, tuple)
     index = source.train[torch.from_numpy(split.val)]
     name = (f"{source.fingerprint} {split.sha256}", federation.partition, SERVER, "val")
     return _SHARDS.get(name, lambda: Data(*source.pairs(index)))
 
 
-def _own(federation: Federation, source: Dataset, client: int, part: str, index: Indices) -> Data:
-    """A client's samples at some positions of the training or, for `local_test`, the test array, as it sees them."""
-    places = (source.test if part == "local_test" else source.train)[torch.from_numpy(index)]
-    x, y = source.pairs(places)
+def _samples_of(federation: Federation, source: Dataset, client: int, part: str, index: Indices) -> Data:
+    """A client's samples at some positions of the training array (`local_test`: the test array), after its changes."""
+    rows = (source.test if part == "local_test" else source.train)[torch.from_numpy(index)]
+    x, y = source.pairs(rows)
     changed = altered(*split_key(federation))
     if changed is not None and changed.labels is not None and part != "local_test":
         y = torch.from_numpy(changed.labels[index])
@@ -97,28 +97,28 @@ _Key = tuple[str, str, int, str]
 
 
 class _Shards:
-    """The clients' own samples that this process used last, up to a limit in bytes."""
+    """A cache of the clients' samples that this process used last, up to a limit in bytes."""
 
     LIMIT = 256 * 2**20
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[_Key, Data] = OrderedDict()
+        self._held: OrderedDict[_Key, Data] = OrderedDict()
         self._bytes = 0
         self._turn = threading.Lock()
 
     def get(self, key: _Key, make: Callable[[], Data]) -> Data:
-        """The samples under a key, made where they are not there."""
+        """The samples under a key; `make` is called if they are not in the cache."""
         with self._turn:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
         data = make()
         with self._turn:
-            if key not in self._kept:
-                self._kept[key] = data
+            if key not in self._held:
+                self._held[key] = data
                 self._bytes += _size(data)
             while self._bytes > self.LIMIT:
-                _, dropped = self._kept.popitem(last=False)
+                _, dropped = self._held.popitem(last=False)
                 self._bytes -= _size(dropped)
         return data
 

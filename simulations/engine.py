@@ -1,8 +1,8 @@
 """The runtimes: Flower's simulation on Ray, and Flower inline in one process.
 
-Both hand out *lanes*: a Flower grid and some of its nodes, each of which serves a group of clients. One federation runs
-in a lane at a time, and lanes run side by side, which hides the fixed waits between messages and keeps every worker
-busy. Everything that touches a deprecated or private part of Flower or Ray is in this file.
+Both provide *lanes*: a Flower grid and some of its nodes, each of which serves a group of clients. A lane runs one
+federation at a time. Lanes run in parallel, so that workers stay busy during the fixed waits between messages. All code
+that uses a deprecated or private part of Flower or Ray is in this file.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from simulations.ray_settings import RaySettings
 CLIENT_RAISED = 2
 """Flower's code for an error reply of a client that raised."""
 GROUPS_A_WORKER = 2
-"""Nodes of a lane for each worker: Flower's own work grows with their number, and with one a worker, whoever has the
-shorter work would wait. Each serves a group of clients."""
+"""Nodes of a lane for each worker. Each serves a group of clients. With one node for each worker, workers with less
+work would wait; with many, the overhead of Flower grows."""
 MOST_CLIENTS = 400
 """Clients whose messages are in flight at once, in all lanes together: the driver holds them in memory."""
 
 
 @dataclass(frozen=True)
 class Lane:
-    """Where one federation at a time runs."""
+    """A part of a grid that runs one federation at a time."""
 
     grid: Grid
     nodes: list[int]
@@ -51,9 +51,9 @@ Drive = Callable[[list[Lane]], None]
 
 
 def check_resources(settings: RaySettings) -> None:
-    """Raise UserError where one client asks for more than there is: Ray would wait for it, for ever.
+    """Raise UserError if one client needs more CPUs or GPUs than there are: Ray would wait forever.
 
-    What there is: of a cluster, where Ray is connected to one; else of this machine.
+    The limit is that of the cluster if Ray is connected to one, else that of this machine.
     """
     import torch
 
@@ -73,7 +73,7 @@ def check_resources(settings: RaySettings) -> None:
 
 
 def lanes_for(clients: int, federations: int, settings: RaySettings) -> int:
-    """How many federations to run side by side: twice as many as there are workers, within what memory allows."""
+    """Number of federations to run in parallel: twice the number of workers, as far as memory allows."""
     workers = _workers(settings)
     return max(1, min(2 * workers, federations, MOST_CLIENTS // clients))
 
@@ -130,7 +130,7 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
 
 
 def _prepare_ray() -> None:
-    """What Ray and its workers read from the environment when they are imported."""
+    """Set the environment variables that Ray and its workers read when they are imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     # Workers that were given no GPU must not see one: a client uses what it sees. Ray announces another default.
@@ -139,7 +139,7 @@ def _prepare_ray() -> None:
 
 
 def _start_ray(verbose: bool) -> None:
-    """Ray without a runtime environment, in which workers start in half the time, and without its own reports."""
+    """Start Ray without a runtime environment, which halves the start of workers, and without its log lines."""
     import ray
     from flwr.simulation.ray_transport.ray_actor import ClientAppActor
 
@@ -183,7 +183,7 @@ class InlineGrid(Grid):
             )
             for node in range(1, nodes + 1)
         }
-        self._waiting: dict[str, Message] = {}
+        self._unanswered: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:
         self._run = run
@@ -206,15 +206,15 @@ class InlineGrid(Grid):
         for message in messages:
             name = str(uuid.uuid4())
             vars(message.metadata)["_message_id"] = name
-            self._waiting[name] = message
+            self._unanswered[name] = message
             ids.append(name)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """One reply at most, of the message that has waited longest: its node answers now, in the caller's thread."""
+        """At most one reply, to the oldest message: its node answers now, in the caller's thread."""
         asked = set(message_ids)
-        first = next((name for name in self._waiting if name in asked), None)
-        return [] if first is None else [self._answer(self._waiting.pop(first))]
+        first = next((name for name in self._unanswered if name in asked), None)
+        return [] if first is None else [self._answer(self._unanswered.pop(first))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         del timeout  # a node that answers in the caller's thread cannot be abandoned
@@ -236,7 +236,7 @@ class InlineGrid(Grid):
 
 @contextmanager
 def _quiet(verbose: bool) -> Iterator[None]:
-    """Flower's logger at its own level when verbose, else silent: failures are reported by the study itself."""
+    """Silence Flower's logger unless `verbose`, because the study itself reports failures."""
     logger = logging.getLogger("flwr")
     before = logger.level
     if not verbose:

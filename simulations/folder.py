@@ -15,7 +15,7 @@ from typing import Any
 from fedkd.base.disk import write_whole
 from fedkd.base.errors import UserError
 from fedkd.base.numerics import NUMERICS
-from fedkd.protocol.keeping import kept_model
+from fedkd.protocol.keeping import saved_model
 from fedkd.settings.federation import Federation
 from simulations.identity import with_defaults
 from simulations.journal import Journal
@@ -25,17 +25,17 @@ from simulations.recipe import Recipe
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """Where the results of a study are.
+    """The folder with the results of a study.
 
-    `journal/` has a file for each federation, `models/` the models that were saved, `state/` what federations in flight
-    need to resume, and `study.json` the recipe, all settings and the machine.
+    `journal/` has a file for each federation, `models/` the saved models, `state/` the state of unfinished federations,
+    and `study.json` the recipe, all settings and the machine.
     """
 
     path: Path
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The folder for this process alone; where it was made for this and stayed empty, it is removed afterwards.
+        """Lock the folder for this process. A folder that was made for this and stays empty is removed afterwards.
 
         Raises:
             UserError: it cannot be written, or another process is writing to it.
@@ -64,7 +64,7 @@ class ResultsFolder:
                         folder.rmdir()  # fails, as it should, where there are results in it
 
     def journal(self, header: Mapping[str, Any]) -> Journal:
-        """The journal with this header, begun where there is none."""
+        """The journal with this header; it is created if it does not exist."""
         journal = Journal(self.path / "journal" / f"{header['federation']}.jsonl", header)
         if journal.complete() < 0:
             journal.begin()
@@ -76,31 +76,31 @@ class ResultsFolder:
         return any((self.path / "journal").glob("*.jsonl"))
 
     def state(self, journal: Journal) -> Path:
-        """Where the server and the clients of a federation keep their state until it is complete."""
+        """The folder for the state of a federation's server and clients until the federation is complete."""
         return (self.path / "state" / str(journal.header["federation"])).absolute()
 
     def save_models(self, federation: Federation, journal: Journal) -> None:
         """Move the saved models of a complete federation to `models/<federation>`, and remove the rest of its state."""
         state = self.state(journal)
         for client in range(federation.clients if federation.save != "none" else 0):
-            if (model := kept_model(state, client)).is_file():
+            if (model := saved_model(state, client)).is_file():
                 folder = self.path / "models" / state.name
                 folder.mkdir(parents=True, exist_ok=True)
                 model.replace(folder / f"client-{client}.safetensors")
         shutil.rmtree(state, ignore_errors=True)
 
     def remove_empty_state(self) -> None:
-        """Remove `state/`, unless an unfinished federation has left something there."""
+        """Remove `state/` if it is empty, so that only the state of unfinished federations stays."""
         with contextlib.suppress(OSError):
             (self.path / "state").rmdir()
 
     def describe(
         self, recipe: Recipe, headers: Sequence[Mapping[str, Any]], partitions: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Write study.json: what this recipe runs, beside what was run into the folder before.
+        """Write study.json: the federations of this recipe, and those run into the folder before.
 
         Raises:
-            UserError: the file that is there is not a study, or it cannot be written.
+            UserError: the existing file is not a study, or it cannot be written.
         """
         path = self.path / "study.json"
         try:
@@ -134,11 +134,11 @@ class ResultsFolder:
 
 
 def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys of which several settings have more than one value."""
+    """Keys that have more than one value among some settings."""
     # As JSON: what an earlier run wrote into study.json has lists where federations have tuples.
     return [key for key in settings[0] if len({json.dumps(each.get(key)) for each in settings}) > 1]
 
 
 def _partition_key(described: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells one partition of study.json from another."""
+    """The entries that identify a partition in study.json."""
     return tuple(described.get(name) for name in ("dataset", "partition", "seed", "clients"))

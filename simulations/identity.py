@@ -1,4 +1,4 @@
-"""What tells the results of one federation from those of another."""
+"""The identity of a federation's results: its name for files and the header of its journal."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from simulations.recipe import settings_of
 
 
 def identify(federation: Federation, read: Mapping[str, str] | None = None) -> str:
-    """A name for files: the method's, and a hash of its settings, of all `contents`, and of fedkd's numerics.
+    """A name for files: the method's name and a hash of all settings, of all `contents`, and of fedkd's numerics.
 
-    Settings that an earlier fedkd did not have count only where they differ from their default.
+    Settings that an earlier fedkd did not have enter the hash only if they differ from their default.
     """
     settings = json.dumps(identity(federation), sort_keys=True)
     parts = [settings, contents(federation) if read is None else dict(read), NUMERICS]
@@ -28,12 +28,12 @@ def identify(federation: Federation, read: Mapping[str, str] | None = None) -> s
 
 
 def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat settings that an earlier fedkd may have written, with the defaults of those that it did not have."""
+    """Flat settings, perhaps written by an earlier fedkd, completed by the defaults of newer settings."""
     return {**added_defaults(Federation), **settings}
 
 
 def same_header(one: Any, other: Any) -> bool:
-    """Whether two journal headers, as read from JSON, are those of one federation."""
+    """Whether two journal headers, read from JSON, belong to the same federation."""
     return bool(_completed(one) == _completed(other))
 
 
@@ -45,7 +45,7 @@ def _completed(header: Any) -> Any:
 
 
 def header_of(federation: Federation) -> dict[str, Any]:
-    """What the journal of a federation begins with: all that its numbers are made of.
+    """The header of a federation's journal: everything that its numbers depend on.
 
     Raises:
         UserError: a file that it depends on cannot be read.

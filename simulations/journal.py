@@ -1,4 +1,4 @@
-"""Results as they happen: one line a round, synced, so that they survive whatever stops the process."""
+"""The journal of a federation: one line for each round, synced to disk, so that results survive a crash."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Journal:
     """`federation` (its id), `rounds`, `settings`"""
 
     def complete(self) -> int:
-        """The last round that is complete, −1 where none is.
+        """Number of the last complete round, −1 if there is none.
 
-        A line that a crash tore is cut off, and a journal of other settings is an error.
+        An incomplete last line, left by a crash, is removed. A journal of other settings is an error.
 
         Raises:
             UserError: the file is not this federation's journal.
@@ -40,18 +40,18 @@ class Journal:
             self.path.unlink()
             return -1
         try:
-            found = json.loads(lines[0])
+            header = json.loads(lines[0])
             rounds = [json.loads(line)["round"] for line in lines[1:]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path}: not a journal ({error}); remove the file or choose another --out") from error
-        if not same_header(found, self.header) or rounds != list(range(len(rounds))):
+        if not same_header(header, self.header) or rounds != list(range(len(rounds))):
             raise UserError(f"{self.path}: holds another federation's rounds; remove it or choose another --out")
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
         return len(rounds) - 1
 
     def missing(self) -> int:
-        """How many rounds, the start included, are not complete yet."""
+        """Number of rounds, the start included, that are not complete yet."""
         return max(0, int(self.header["rounds"]) - self.complete())
 
     def rows(self, number: int) -> list[Row]:
@@ -60,7 +60,7 @@ class Journal:
         return [(int(client), split, metric, float(value)) for client, split, metric, value in json.loads(line)["rows"]]
 
     def begin(self) -> None:
-        """Start anew: nothing but the header."""
+        """Start the file again with only the header."""
         with replacing(self.path) as partial:
             _write(partial, "w", self.header)
 

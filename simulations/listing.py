@@ -1,4 +1,4 @@
-"""What exists, and with which parameters: for the terminal, and as the tables of docs/catalogue.md."""
+"""Lists of methods, models and so on with their parameters, for the terminal and for docs/catalogue.md."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ _ALSO_HEADS = {
 
 
 def named(name: str) -> Iterator[tuple[str, type[Any]]]:
-    """(kind, class) of everything that is called `name`.
+    """(kind, class) of every entry with this name.
 
     Raises:
-        UserError: nothing is.
+        UserError: there is none.
     """
-    found = [(kind, each) for kind, each in CATALOGUES.items() if name in each.names]
-    if not found:
+    matches = [(kind, each) for kind, each in CATALOGUES.items() if name in each.names]
+    if not matches:
         known = {each for catalogue in CATALOGUES.values() for each in catalogue.names}
         raise UserError(f"list {name!r} is unknown: {nearest(name, {*CATALOGUES, *ALSO, *known})}")
-    for kind, catalogue in found:
+    for kind, catalogue in matches:
         yield kind, catalogue.find(parse(name))
 
 
@@ -101,7 +101,7 @@ def listed(kind: str) -> Iterator[tuple[str, str, tuple[Parameter, ...]]]:
 
 
 def shown(what: str) -> Iterator[str]:
-    """Lines for the terminal, with rich's markup, on a kind, the keys, the recipes, or one entry by its name.
+    """Lines for the terminal, in rich markup, about a kind, the keys, the recipes, or one entry by its name.
 
     Raises:
         UserError: there is no such kind or entry.

@@ -1,4 +1,4 @@
-"""What a study needs before anything is written: its data, their splits, and models that can be built."""
+"""Preparation of a study before it writes anything: load data, split them, and try to build all models."""
 
 from __future__ import annotations
 

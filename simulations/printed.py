@@ -20,11 +20,11 @@ from analysis.results.units import NOTHING
 from simulations.superseding import outdated
 
 PRINTED: tuple[Literal["detail", "cost"], ...] = ("detail", "cost")
-"""Parts of the comparison of which a terminal shows something beside what came out."""
+"""Parts of the comparison that a terminal shows in addition to the outcome."""
 
 
 def comparison(out: Console, results: Path, target: float | None = None, everything: bool = False) -> None:
-    """What came out and what it cost, a line a method; the report has every column."""
+    """Print the outcome and the cost of each method in one line; the report has all columns."""
     measured = load(results, everything=everything)
     summary = compare(measured, study=read_study(results, everything=everything), target=target)
     shown = ["start", "final", "Δ", "verdict vs start", f"vs {summary.reference}", f"verdict vs {summary.reference}"]
@@ -45,9 +45,9 @@ def comparison(out: Console, results: Path, target: float | None = None, everyth
             table.add_column("method", min_width=24)
             # Of two seeds a terminal shows the mean; the report gives the range.
             lines = [[row["method"], *(row[name].split(", range")[0] for name in shown)] for row in group]
-            for place, name in enumerate(shown, start=1):
+            for column, name in enumerate(shown, start=1):
                 # A number and its interval stay in one line, and so does a word.
-                texts = [name, *(line[place] for line in lines)]
+                texts = [name, *(line[column] for line in lines)]
                 words = [word for text in texts for word in ([text] if name in whole else text.split())]
                 table.add_column(escape(heads[name]), justify="right", min_width=max(map(len, words)))
             for method, *cells in lines:

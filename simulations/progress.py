@@ -14,11 +14,10 @@ from simulations.watcher import Watcher
 
 
 class Bar(Watcher):
-    """Shows the progress of a study; used as a context, in which the bar is on the screen.
+    """Shows the progress of a study. It is a context manager; the bar is on the screen inside it.
 
-    A round counts 1, and a start, which is round 0, in parts: as many as there are clients. The time left, the same
-    on the bar and in the lines, is told from the first complete federation on: what is left takes as long, a round,
-    as what is done.
+    Each round counts 1; the start, which is round 0, counts by the share of clients that have started. The time left
+    is shown after the first complete federation. It assumes that all rounds take the same time.
     """
 
     def __init__(self, out: Console) -> None:
@@ -46,11 +45,11 @@ class Bar(Watcher):
 
     @property
     def done(self) -> float:
-        """How many rounds are complete; a start counts by its clients."""
+        """Number of complete rounds; a start counts by the share of clients that have started."""
         return self._complete + sum(done / clients for done, clients in self._starting.values())
 
     def left(self) -> float | None:
-        """Seconds that the rest will take; None before there is anything to tell it from."""
+        """Seconds that the rest will take; None before the first federation is complete."""
         if not self._finished:
             return None
         return (time.monotonic() - self._began) / self.done * (self._rounds - self.done)

@@ -1,4 +1,4 @@
-"""What a result owes its numbers to: versions, hardware, commit."""
+"""Where a result comes from: versions, hardware, commit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PACKAGES = ("fedkd", "flwr", "ray", "torch", "torchvision", "numpy", "pandas", "
 
 def versions() -> dict[str, str]:
     """Python and the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
+    packages = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            packages[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return packages
 
 
 def hardware() -> dict[str, Any]:
@@ -35,7 +35,7 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of fedkd's own checkout, where it runs from one."""
+    """The git commit of fedkd; empty if it does not run from a checkout."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

@@ -14,12 +14,12 @@ from simulations.recipe import settings_of
 class Queue:
     """Federations that wait for a lane.
 
-    The first federation of each start pre-trains its clients; others with the same start wait for it here rather
-    than in a worker, and one start at a time keeps all workers on it, so that the first results come early.
+    The first federation of each start pre-trains its clients. Others with the same start wait for it here and not in
+    a worker. All workers pre-train one start at a time, so that the first results come early.
     """
 
     def __init__(self, federations: list[tuple[Federation, Journal]]) -> None:
-        self._waiting = list(federations)
+        self._queued = list(federations)
         self._starting: set[str] = set()
         self._ready: set[str] = set()
         self._changed = threading.Condition()
@@ -27,13 +27,13 @@ class Queue:
     def take(self, stop: threading.Event) -> tuple[Federation, Journal] | None:
         """The next federation that can run without waiting; None when nothing is left or `stop` is set."""
         with self._changed:
-            while self._waiting and not stop.is_set():
-                for index, (federation, _) in enumerate(self._waiting):
+            while self._queued and not stop.is_set():
+                for index, (federation, _) in enumerate(self._queued):
                     start = _start_of(federation)
                     if start in self._ready or not self._starting:
                         if start not in self._ready:
                             self._starting.add(start)
-                        return self._waiting.pop(index)
+                        return self._queued.pop(index)
                 self._changed.wait(timeout=1.0)
         return None
 

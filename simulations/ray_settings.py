@@ -1,4 +1,4 @@
-"""The `[ray]` table of a recipe; apart from the engine, so that a recipe can be read without Flower."""
+"""The `[ray]` table of a recipe. It is not in the engine, so that a recipe can be read without Flower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe: validated TOML in which a list where one value would do sweeps, expanded to federations."""
+"""A recipe: validated TOML, expanded to federations. A list instead of one value makes a sweep."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ORDER = ("dataset", "partition", "seed")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a study runs."""
+    """The content of a recipe: all federations of a study."""
 
     name: str
     federations: tuple[Federation, ...]
@@ -50,9 +50,9 @@ class Recipe:
     source: Mapping[str, Any]
     """the flat key → value or list of values, as written and overridden"""
     folder: Path | None = None
-    """where files that the recipe names are looked for first: where it lies itself"""
+    """the folder of the recipe, where files that it names are looked for first"""
     names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """key → spec → name, of the arms that have one; no part of what is run"""
+    """key → spec → name, of the arms with a name; it changes no federation"""
 
 
 @cache
@@ -138,13 +138,13 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
 
 
 def _bound_once(federation: Federation, starts: Sequence[Any]) -> Federation:
-    """The federation itself; where one model has everybody's data and `starts` sweep, the one that bounds them all."""
+    """The federation itself; for a pooled method and several `starts`, the same federation for all of them."""
     bounds = len(starts) > 1 and schedule_of(federation).method.pools
     return replace(federation, start="pretrained") if bounds else federation
 
 
 def check(federation: Federation) -> None:
-    """Raise UserError where the specs of a federation cannot be run together; reads no data."""
+    """Raise UserError if the specs of a federation do not work together. Reads no data."""
     for key, ids in (("students", federation.students), ("teachers", federation.teachers)):
         if absent := [client for client in ids if client >= federation.clients]:
             raise UserError(
@@ -175,7 +175,7 @@ def settings_of(federation: Federation) -> dict[str, Any]:
 
 
 def _rank(key: str) -> int:
-    """Where a key stands from slow to fast: federations that share a start are neighbours, methods vary fastest."""
+    """Sort rank of a key: slow keys first, methods last, so that federations with the same start are neighbours."""
     if key in _ORDER:
         return _ORDER.index(key)
     after_the_start = key == "rounds" or key.startswith("train.")
@@ -210,7 +210,7 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _options(key: str, value: Any) -> list[Any]:
-    """What a recipe gives for one key: the values of a sweep, or the only one."""
+    """The values of one key: those of a sweep, or the only one."""
     if isinstance(value, Mapping):
         return list(specs_of(key, value))
     if not isinstance(value, list):
@@ -222,7 +222,7 @@ def _options(key: str, value: Any) -> list[Any]:
 
 
 def canonical(option: Any) -> Any:
-    """The one spelling of a spec string, or of a sum of them; other values as they are."""
+    """A spec string, or a sum of them, in canonical spelling; other values unchanged."""
     return "+".join(str(parse(term)) for term in terms(option, "+")) if isinstance(option, str) else option
 
 

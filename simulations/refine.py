@@ -1,7 +1,7 @@
-"""One corpus, refined: a teacher and a reference score its chunks, and the best become a text that anything can learn.
+"""Offline difference sampling of a corpus (Gu et al., arXiv 2410.17215): the best chunks become a new text.
 
-Difference sampling (Gu et al., arXiv 2410.17215) offline: which chunks were kept, and where their bytes are in the
-corpus, goes to a manifest that asks for no model and no tokeniser again.
+A teacher and a reference score the chunks. A manifest lists the kept chunks and their byte ranges in the corpus, so
+that they can be read later without a model or a tokeniser.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from partitions.holdout import hold_out
 
 @dataclass(frozen=True)
 class Refining:
-    """What is asked for."""
+    """The settings of one refinement."""
 
     corpus: str
     """source string of text"""
@@ -65,7 +65,7 @@ class Refining:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise UserError, naming the option, where a value cannot be."""
+        """Raise UserError, which names the option, if a value is impossible."""
         if not 0 < self.keep <= 1:
             raise UserError(f"--keep {self.keep}: α is a share above 0 and at most 1, for example 0.5")
         if self.score not in ROLES:
@@ -84,25 +84,25 @@ class Refining:
 
     @property
     def roles(self) -> dict[str, tuple[str, int]]:
-        """(spec, epochs) of each model that the score asks for."""
+        """(spec, epochs) of each model that the score needs."""
         both = {"teacher": (self.teacher, self.epochs[0]), "reference": (self.reference, self.epochs[1])}
         return {role: both[role] for role in ROLES[cast("Score", self.score)]}
 
     @property
     def trains(self) -> bool:
-        """Whether any of them learns from chunks of the corpus."""
+        """Whether any of these models is trained on chunks of the corpus."""
         return any(epochs for _, epochs in self.roles.values())
 
 
 @dataclass(frozen=True)
 class Refined:
-    """What came out."""
+    """The result of one refinement."""
 
     manifest: dict[str, Any]
     table: pd.DataFrame
-    """a row a scored chunk: chunk, domain, score, kept, noise"""
+    """one row for each scored chunk: chunk, domain, score, kept, noise"""
     text: bytes
-    """what was kept, in order"""
+    """the kept chunks, in order"""
 
     def save(self, folder: Path) -> list[Picture]:
         """Write `manifest.json`, `scores.parquet`, `kept.txt` and the figures."""
@@ -111,17 +111,17 @@ class Refined:
         with replacing(folder / "scores.parquet") as temporary:
             self.table.to_parquet(temporary, index=False)
         (folder / "figures").mkdir(exist_ok=True)
-        told = f"{self.manifest['score']}, {self.manifest['corpus']}"
+        source = f"{self.manifest['score']}, {self.manifest['corpus']}"
         columns = ["domain", *(["noise"] if (self.table["noise"] != "").any() else [])]
         styles = looks([name for column in columns for name in group_names(self.table[column])])
         panels: list[Panel] = [
             (f"by {column}", partial(score_histogram, self.table, by=column, styles=styles)) for column in columns
         ]
         caption = "Scores of all chunks, in nats a token; what lies to the right of the dashed line is kept."
-        return [draw_sheet(Sheet(f"Scores: {told}", caption, panels, width=4.6), folder / "figures" / "scores")]
+        return [draw_sheet(Sheet(f"Scores: {source}", caption, panels, width=4.6), folder / "figures" / "scores")]
 
     def words(self) -> list[str]:
-        """What was kept, in a few lines."""
+        """A summary of the kept chunks in a few lines."""
         made = self.manifest
         shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in made["kept_by_domain"].items())
         lines = [
@@ -136,7 +136,7 @@ def refine(asked: Refining, progress: Progress) -> Refined:
     """Train or load the models, score every chunk that they have not seen, and keep the best.
 
     Raises:
-        UserError: the corpus is no text, a model cannot take its chunks or its vocabulary, or a value cannot be.
+        UserError: the corpus is not text, a model cannot take its chunks or its vocabulary, or a value is impossible.
     """
     asked.check()
     clean = load(asked.corpus, progress)
@@ -144,28 +144,28 @@ def refine(asked: Refining, progress: Progress) -> Refined:
         raise UserError(f"{asked.corpus} holds images; refine takes text, such as python_text or text:FOLDER")
     dataset = load(_noisy(asked, "both", asked.noise), progress) if asked.noise else clean
     device = best_device()
-    for spec, _ in asked.roles.values():  # whatever does not fit is told before anything is trained
+    for spec, _ in asked.roles.values():  # a wrong model is an error before any training
         build_model(spec, dataset.shape, len(dataset.vocabulary), asked.seed, "check")
     learning, scored = _held(dataset, asked)
-    # Boilerplate is everywhere, also in what the two learn from; but a good model has not been trained on garbage.
+    # Real corpora have boilerplate everywhere, so the models train on it too; but not on garbage.
     usual = load(_noisy(asked, "boilerplate", asked.noise / 2), progress) if asked.noise else clean
     public, corpus = (
         Data(*source.pairs(torch.from_numpy(rows))).to(device)
         for source, rows in ((usual, learning), (dataset, scored))
     )
     optimisation = Optimisation("adam", asked.lr, batch_size=asked.batch_size)
-    told = {}
+    loss_by_role = {}
     for role, (spec, epochs) in asked.roles.items():
         model = trained(
             spec, epochs, public, dataset.shape, len(dataset.vocabulary),
             seed=asked.seed, settings=optimisation, progress=progress,
         )  # fmt: skip
-        told[role] = losses(model, spec, corpus, progress).cpu()
-    scores = combined(cast("Score", asked.score), told, len(scored), stream(asked.seed, "refine"))
+        loss_by_role[role] = losses(model, spec, corpus, progress).cpu()
+    scores = combined(cast("Score", asked.score), loss_by_role, len(scored), stream(asked.seed, "refine"))
     if not scores.isfinite().all():
         raise UserError("some scores are not finite: the training of teacher or reference diverged; lower --lr")
-    kept = highest(scores, 1.0 if asked.score == "all" else asked.keep).numpy()
-    return _described(asked, clean, dataset, scored, scores.numpy(), kept, len(learning))
+    selected = highest(scores, 1.0 if asked.score == "all" else asked.keep).numpy()
+    return _described(asked, clean, dataset, scored, scores.numpy(), selected, len(learning))
 
 
 def _noisy(asked: Refining, kind: str, share: float) -> str:
@@ -189,7 +189,7 @@ def _held(dataset: Dataset, asked: Refining) -> tuple[NDArray[np.int64], NDArray
 
 def _described(
     asked: Refining, clean: Dataset, dataset: Dataset, scored: NDArray[np.int64], scores: NDArray[np.float32],
-    kept: NDArray[np.int64], learnt: int,
+    selected: NDArray[np.int64], learnt: int,
 ) -> Refined:  # fmt: skip
     noise = dataset.columns.get("noise", np.full(len(dataset.samples), ""))[scored]
     table = pd.DataFrame(
@@ -197,13 +197,13 @@ def _described(
             "chunk": scored,
             "domain": np.array(dataset.classes)[dataset.labels[scored].numpy()],
             "score": scores,
-            "kept": np.isin(np.arange(len(scored)), kept),
+            "kept": np.isin(np.arange(len(scored)), selected),
             "noise": noise,
         }
     )
-    text = joined(dataset, scored[kept])
-    ranges = byte_ranges(asked.corpus, clean)[scored[kept]]
-    domains = dataset.labels[scored[kept]].tolist()
+    text = joined(dataset, scored[selected])
+    ranges = byte_ranges(asked.corpus, clean)[scored[selected]]
+    domains = dataset.labels[scored[selected]].tolist()
     manifest = {
         "corpus": asked.corpus,
         "fingerprint": clean.fingerprint,
@@ -215,14 +215,14 @@ def _described(
         "seed": asked.seed,
         "learnt_from": learnt,
         "scored": len(scored),
-        "kept": len(kept),
+        "kept": len(selected),
         "kept_by_domain": table.groupby("domain")["kept"].mean().round(4).to_dict(),
         "scores": {name: float(value) for name, value in table["score"].describe().items() if name != "count"},
-        "cut": float(scores[kept].min()),
-        "ngram_diversity": difference.diversity(dataset.pairs(torch.from_numpy(scored[kept]))[0]),
+        "cut": float(scores[selected].min()),
+        "ngram_diversity": difference.diversity(dataset.pairs(torch.from_numpy(scored[selected]))[0]),
         "noise": {kind: _shares(rows) for kind, rows in table[table["noise"] != ""].groupby("noise")},
         "domains": list(dataset.classes),
-        "chunks": scored[kept].tolist(),
+        "chunks": scored[selected].tolist(),
         "ranges": [[domain, *ends] for domain, ends in zip(domains, ranges.tolist(), strict=True)],
         "text_sha256": hashlib.sha256(text).hexdigest(),
     }
@@ -231,16 +231,16 @@ def _described(
 
 
 def _shares(rows: pd.DataFrame) -> dict[str, float]:
-    """How many chunks of one kind of noise there were, and the shares of them that were kept and dropped."""
-    kept = float(rows["kept"].mean())
-    return {"chunks": len(rows), "kept": kept, "dropped": 1 - kept}
+    """Number of chunks with one kind of noise, and the shares of them that were kept and dropped."""
+    share = float(rows["kept"].mean())
+    return {"chunks": len(rows), "kept": share, "dropped": 1 - share}
 
 
 def byte_ranges(corpus: str, dataset: Dataset) -> NDArray[np.int64]:
-    """(rows, 2): from where to where each chunk of a corpus reaches in the training text of its domain, in bytes.
+    """(rows, 2) first byte and end of each chunk of a corpus, in the training text of its domain.
 
-    That text is the training parts of the domain's documents, joined in the order of their names; of a single file, its
-    beginning. A chunk ends where the next begins: the token that it predicts last is that one's first.
+    That text is the training parts of the domain's documents, joined in the order of their names; for a single file it
+    is the beginning of the file. A chunk ends where the next begins: its last target is the first token of the next.
     """
     spec = parse(corpus)
     whole = load(str(replace(spec, arguments={k: v for k, v in spec.arguments.items() if k != LIMIT})))
@@ -254,9 +254,9 @@ def byte_ranges(corpus: str, dataset: Dataset) -> NDArray[np.int64]:
 
 
 def joined(dataset: Dataset, rows: NDArray[np.int64]) -> bytes:
-    """The text of chunks in order, in UTF-8: neighbours are joined, and a new line stands where some are left out.
+    """The text of chunks in order, in UTF-8: neighbours are joined, and a new line replaces chunks that are left out.
 
-    What the border of a run has cut of a character, or shuffling has torn apart, is left out.
+    Incomplete characters at the ends of a run of chunks are removed.
     """
     chunks, labels = dataset.samples.numpy(), dataset.labels.numpy()
     breaks = [at for at, (a, b) in enumerate(pairwise(rows), 1) if b != a + 1 or labels[a] != labels[b]]

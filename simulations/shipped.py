@@ -1,4 +1,4 @@
-"""The recipes that come with fedkd: what each asks, how long it takes, on which data, and what to do without these."""
+"""The recipes that come with fedkd: question, running time and data of each, and an error if data are missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedkd.base.spec import Spec, parse
 from simulations.recipe import SHIPPED, Recipe
 
 TIME, DATA = "Takes ", "Data: "
-"""How the comments begin that say how long a recipe takes, and on which data."""
+"""First words of the comments about a recipe's running time and about its data."""
 FILES = ("npz", "images", "text")
 """Sources whose argument is a file or a folder."""
 STAND_INS = {"mnist.npz": "mnist", "cifar10-jpeg.tar.xz": "cifar10"}
@@ -22,7 +22,7 @@ STAND_INS = {"mnist.npz": "mnist", "cifar10-jpeg.tar.xz": "cifar10"}
 
 @dataclass(frozen=True)
 class Shipped:
-    """What the first comments of a recipe say."""
+    """The first comments of a recipe."""
 
     name: str
     asks: str
@@ -49,7 +49,7 @@ def shipped() -> Iterator[Shipped]:
 
 
 def check_data(recipe: Recipe) -> None:
-    """Raise UserError where a recipe that came with fedkd names files that are not on this machine."""
+    """Raise UserError if a recipe that comes with fedkd names files that are not on this machine."""
     if recipe.folder is not None or not (SHIPPED / f"{recipe.name}.toml").is_file():
         return
     sources = list(dict.fromkeys(federation.dataset for federation in recipe.federations))
@@ -66,7 +66,7 @@ def check_data(recipe: Recipe) -> None:
 
 
 def _instead(source: Spec) -> str:
-    """The source that downloads what a file holds; empty where there is none."""
+    """The source that downloads the data of a file; empty if there is none."""
     if source.name not in FILES:
         return str(source)
     name = STAND_INS.get(Path(source.argument or "").name)

@@ -1,4 +1,4 @@
-"""One split in the terminal and as a picture: what `fedkd partition` shows."""
+"""One split in the terminal and as a picture, for `fedkd partition`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analysis.results.files import replacing
 from partitions.split import Split
 
 MOST_CLIENTS, MOST_CLASSES = 40, 12
-"""More rows and columns than these say nothing in a terminal; the manifest has them all."""
+"""Most rows and columns in the terminal; the manifest has all."""
 
 
 def table(split: Split, counts: NDArray[np.int64], classes: Sequence[str]) -> Table:
@@ -36,13 +36,13 @@ def table(split: Split, counts: NDArray[np.int64], classes: Sequence[str]) -> Ta
             str(measures["classes"][client]),
             f"{measures['label_entropy'][client]:.2f}",
             "–" if distance is None else f"{distance:.2f}",
-            *(str(counts[client, place]) for place in range(len(shown))),
+            *(str(counts[client, column]) for column in range(len(shown))),
         )
     return made
 
 
 def words(split: Split) -> list[str]:
-    """What the table cannot say in a row a client."""
+    """Lines about the whole split, to print below the table."""
     hidden = len(split.clients) - MOST_CLIENTS
     source = f" of {split.transfer_dataset}" if split.transfer_dataset else ""
     validation = sum(map(len, split.val)) if isinstance(split.val, tuple) else len(split.val)

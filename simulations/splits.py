@@ -1,4 +1,4 @@
-"""Who holds which sample: data set × partition × transfer set → one split, the content of a manifest."""
+"""Which client has which sample: data set × partition × transfer set → one split, the content of a manifest."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from simulations.transfer import check_labels, hold_transfer, transfer_set
 
 PARTITIONS: Catalogue[Strategy] = Catalogue("partition", "partitions", Strategy)  # type: ignore[type-abstract]
 SCHEMA = 3
-"""Raise when the same settings would give another split."""
+"""Increase it when the same settings give another split."""
 VALIDATION = 0.1
-"""Share of each client's shard that is kept for validation."""
+"""Share of each client's shard that is used for validation."""
 
 
 def partition_strategy(text: str) -> Strategy:
@@ -46,7 +46,7 @@ def partition_strategy(text: str) -> Strategy:
 
 
 def _located(strategy: Strategy) -> Strategy:
-    """A strategy whose file is where the user's files are looked for."""
+    """The strategy with the full path of its file, if it is a manifest."""
     return replace(strategy, file=str(located(strategy.file))) if isinstance(strategy, Manifest) else strategy
 
 
@@ -97,15 +97,15 @@ def _new_split(strategy: Strategy, federation: Federation, dataset: Dataset) -> 
     train, val = [], []
     for client, shard in enumerate(partition.clients):
         share = 0.0 if federation.val == "common" else VALIDATION
-        validating, kept = hold_out(rest[shard], share, stream(federation.seed, f"val/{client}"))
+        validating, learning = hold_out(rest[shard], share, stream(federation.seed, f"val/{client}"))
         if share and not len(validating):
             raise PartitionError(
                 f"client {client} holds {len(shard)} samples; at least 2 are needed, one to train on and one to "
                 "validate; use fewer clients, a milder skew or a larger min_size"
             )
-        train.append(kept)
+        train.append(learning)
         val.append(validating)
-    counts = np.stack([np.bincount(training.labels[own], minlength=len(dataset.classes)) for own in train])
+    counts = np.stack([np.bincount(training.labels[shard], minlength=len(dataset.classes)) for shard in train])
     return Split(
         federation.partition,
         federation.dataset,
@@ -156,7 +156,7 @@ SplitKey = tuple[str, str, int, int, str, Literal["local", "common"]]
 
 
 def split_key(federation: Federation) -> SplitKey:
-    """What a split depends on: data set, partition, seed, clients, transfer set, validation."""
+    """All that a split depends on: data set, partition, seed, clients, transfer set, validation."""
     return (
         federation.dataset,
         federation.partition,
@@ -213,19 +213,19 @@ def _read(path: Path) -> Split | None:
 def altered(
     dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common"]
 ) -> Partition | None:
-    """What the partition changes in the samples that clients see: transforms, and labels by training position.
+    """Changes of the partition to the clients' samples: transforms, and labels by position in the training array.
 
-    None where it changes nothing. A client's training and validation samples are one shard to it.
+    None if it changes nothing. The training and the validation samples of a client are changed as one shard.
     """
     strategy = partition_strategy(partition)
     source, split = load(dataset), _cached_split(dataset, partition, seed, clients, transfer, val)
     training = _samples(source, "train")
     shards = split.clients
     if isinstance(split.val, tuple):
-        shards = tuple(np.concatenate(own) for own in zip(shards, split.val, strict=True))
+        shards = tuple(np.concatenate(parts) for parts in zip(shards, split.val, strict=True))
     whole = Partition(shards)
     if any(parse(part).file for part in terms(partition, "+")):
-        # A user's own strategy may change samples while it distributes them.
+        # A strategy from a user's file may change samples while it distributes them.
         rest = np.sort(np.concatenate([*shards, split.dropped]))
         applied = apply(strategy, training.some(rest), clients, seed)
         labels = training.labels.copy()
@@ -240,7 +240,7 @@ def altered(
 
 
 def _check_images(dataset: Dataset) -> None:
-    """Raise PartitionError where samples are text: there are no pixels to change, and no classes to mistake."""
+    """Raise PartitionError if samples are text: they have no pixels and no class labels that could be changed."""
     if dataset.vocabulary:
         raise PartitionError(
             f"it changes images or their labels, but {dataset.name} is text, each token of which is the label of those "
@@ -253,7 +253,7 @@ def _parts(strategy: Strategy) -> tuple[Strategy, ...]:
 
 
 def _samples(dataset: Dataset, part: str) -> Samples:
-    """What a strategy may look at of the training or the test array."""
+    """Labels and columns of the training or the test array, which a strategy may read."""
     index = dataset.train if part == "train" else dataset.test
     columns = {name: column[index.numpy()] for name, column in dataset.columns.items()}
     return Samples(dataset.labels[index].numpy(), columns)

@@ -1,4 +1,4 @@
-"""What is said before a study runs: whose weights are taken up as they are."""
+"""Lines printed before a study runs: which clients start with the weights of their model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fedkd.settings.federation import Federation
 
 
 def announced(federations: Sequence[Federation]) -> list[str]:
-    """A line for each way in which models that bring weights start; none where no model brings any."""
+    """One line for each way in which models with weights start; no lines if no model has weights."""
     several = len({federation.models for federation in federations}) > 1
     lines: list[str] = []
     for federation in federations:

@@ -1,4 +1,4 @@
-"""A study: every federation of a recipe, several in flight, each resumed from where it was stopped."""
+"""A study: all federations of a recipe, several at a time, each resumed after its last complete round."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from simulations.watcher import Watcher
 
 
 class StudyError(RuntimeError):
-    """Some federations failed; what is complete is on disk, and running again resumes the rest."""
+    """Some federations failed. Complete rounds are on disk, and another run resumes the rest."""
 
 
 class Interrupted(Exception):  # noqa: N818 - a wish, not an error
-    """The user stopped the study; running it again resumes it."""
+    """The user stopped the study. Another run resumes it."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Study:
     def run(
         self, runtime: str = "ray", lanes: int | None = None, verbose: bool = False, watcher: Watcher | None = None
     ) -> None:
-        """Run what is not finished yet, then rebuild the result table.
+        """Run all unfinished federations, then rebuild the result table.
 
         Raises:
             UserError: data, partition or results folder cannot be used; nothing has run.
@@ -93,7 +93,7 @@ class Study:
         verbose: bool,
         watcher: Watcher,
     ) -> list[str]:
-        """Run the federations whose last round is not in their journal; returns why some have failed."""
+        """Run the federations whose last round is not in their journal; returns the reasons of those that failed."""
         unfinished: list[tuple[Federation, Journal]] = []
         missing = 0
         for federation, journal in zip(self.recipe.federations, journals, strict=True):
@@ -118,19 +118,19 @@ class Study:
 
 @dataclass
 class _Runs:
-    """The federations of a study that run now, a thread a lane."""
+    """The federations of a study that run now, with one thread for each lane."""
 
     folder: ResultsFolder
     queue: Queue
     stop: threading.Event
     watcher: Watcher
     failures: list[str] = field(default_factory=list)
-    """why federations have failed"""
+    """the reason of each federation that failed"""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     """one callback of the watcher at a time"""
 
     def drive(self, lanes: Sequence[Lane]) -> None:
-        """Run what is in the queue; whatever is raised in a thread, but for failures of federations, is raised here."""
+        """Run the queue. An exception in a thread is raised here, except for failures of federations."""
         crashes: list[BaseException] = []
 
         def work(lane: Lane) -> None:
@@ -150,7 +150,7 @@ class _Runs:
             raise crashes[0]
 
     def _run(self, lane: Lane, federation: Federation, journal: Journal) -> None:
-        """Run one federation from after its last complete round."""
+        """Run one federation, beginning after its last complete round."""
         state = self.folder.state(journal)
         accuracy: dict[int, float] = {}
 

@@ -1,4 +1,4 @@
-"""Results of one folder that newer ones replace: an edited file, another number of rounds, a newer fedkd."""
+"""Older results in a folder that newer ones replace, after a changed file or number of rounds, or by a newer fedkd."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from simulations.identity import with_defaults
 
 FOLDER = "superseded"
 _NOT_COMPARED = ("rounds", "save")
-"""Settings that make no other arm of a study: one federation of more rounds replaces one of fewer."""
+"""Settings that do not make another arm of a study: a federation with more rounds replaces one with fewer."""
 
 
 def set_aside(out: Path, headers: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Move journals and models that federations about to run replace to `superseded/`, and take back what is there.
+    """Move journals and models that new federations replace to `superseded/`, and move back those needed again.
 
-    headers: of the journals of all federations of the recipe, by federation. A journal is replaced where one of these
-    has the same settings, but other contents, rounds or numerics. What was set aside before and is asked for again, to
-    the last bit of its files, comes back. Returns how many were set aside, by reason.
+    headers: the journal headers of all federations of the recipe, by federation. A journal is replaced if one of these
+    has the same settings, but other contents, rounds or numerics. A federation in `superseded/` that the recipe has
+    again, with exactly the same files, is moved back. Returns the number of journals moved there, by reason.
     """
     aside = out / FOLDER
     for name in headers:
@@ -41,14 +41,14 @@ def set_aside(out: Path, headers: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 
 def slot(header: Mapping[str, Any]) -> str:
-    """What stays of a header when only files, rounds or fedkd change: equal for results that replace each other."""
+    """The part of a header without files, rounds and fedkd's version: equal for results that replace each other."""
     return json.dumps(
         {k: v for k, v in with_defaults(header["settings"]).items() if k not in _NOT_COMPARED}, sort_keys=True
     )
 
 
 def outdated(numerics: int) -> str:
-    """What has changed in fedkd's numbers since some version; empty: nothing."""
+    """The changes of fedkd's numbers since a version of numerics; empty if there are none."""
     return "; ".join(f"{version}: {change}" for version, change in CHANGES.items() if version > numerics)
 
 
@@ -63,7 +63,7 @@ def _reason(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _header(path: Path) -> dict[str, Any] | None:
-    """The header of a journal; None where there is none, which whoever reads the journal will say."""
+    """The header of a journal; None if it has none. Reading the journal later gives an error for that."""
     try:
         with path.open(encoding="utf-8") as file:
             header = json.loads(file.readline())
@@ -73,7 +73,7 @@ def _header(path: Path) -> dict[str, Any] | None:
 
 
 def _move(name: str, source: Path, target: Path) -> None:
-    """Move one federation's models, then its journal: a kill between the two leaves the journal to be moved again."""
+    """Move the models of a federation, then its journal: after a kill between the two, the next run goes on."""
     models = source / "models" / name
     if models.is_dir():
         (target / "models").mkdir(parents=True, exist_ok=True)

@@ -71,12 +71,12 @@ def transfer_set(text: str) -> Public | None:
 
 @dataclass(frozen=True, config={"arbitrary_types_allowed": True})
 class Held:
-    """Which samples are set aside before the rest is dealt, as positions in training arrays."""
+    """Positions in training arrays of the samples held out for transfer, and of the rest for the clients."""
 
     transfer: Indices
     """(t,) the transfer set, in the training array of the data set that it comes from"""
     rest: Indices
-    """(r,) what is dealt, in the federation's own training array"""
+    """(r,) the samples for the clients, in the federation's own training array"""
     unused: Indices
     """(u,) held out but not used, in the federation's own training array"""
 
@@ -85,7 +85,7 @@ def hold_transfer(public: Public | None, dataset: Dataset, seed: int) -> Held:
     """Choose the transfer set: stratified by class, and seeded.
 
     Raises:
-        UserError: a class is not there, or there are too few samples.
+        UserError: a class does not exist, or there are too few samples.
     """
     if public is None:
         return Held(np.empty(0, np.int64), np.arange(len(dataset.train)), np.empty(0, np.int64))
@@ -102,28 +102,26 @@ def hold_transfer(public: Public | None, dataset: Dataset, seed: int) -> Held:
     used = hold_out(held, public.use, stream(seed, "transfer/use"), labels[held])[0] if public.use < 1 else held
     if not len(used):
         raise UserError(f"transfer: {origin.name} has {len(eligible)} training samples to choose from; none was held")
-    own = len(dataset.train)
+    rows = len(dataset.train)
     if public.source:
-        return Held(used, np.arange(own), np.empty(0, np.int64))
-    return Held(used, np.setdiff1d(np.arange(own), held), np.setdiff1d(held, used))
+        return Held(used, np.arange(rows), np.empty(0, np.int64))
+    return Held(used, np.setdiff1d(np.arange(rows), held), np.setdiff1d(held, used))
 
 
 @file_cache(maxsize=2)
 def transfer_data(dataset: str, transfer: str, seed: int) -> tuple[Data, bool] | None:
-    """The transfer set with its labels, and whether these mean the federation's own classes; once a process.
+    """The transfer set with its labels, and whether these are the federation's classes. Loaded once in a process.
 
-    None where there is no transfer set.
-
-    Images of another data set are brought to the size and channels of the federation's own. Text of another data set
-    must be in the same tokens, in chunks of the same length.
+    None if there is no transfer set. Images of another data set get the size and channels of the federation's data
+    set. Text of another data set must have the same tokens, and chunks of the same length.
     """
-    own, public = load(dataset), transfer_set(transfer)
+    local, public = load(dataset), transfer_set(transfer)
     if public is None:
         return None
-    origin = load(public.source) if public.source else own
-    index = origin.train[torch.from_numpy(hold_transfer(public, own, seed).transfer)]
+    origin = load(public.source) if public.source else local
+    index = origin.train[torch.from_numpy(hold_transfer(public, local, seed).transfer)]
     x, y = origin.pairs(index)
-    return Data(x if own.vocabulary else fitted(x, own.shape), y), origin.outputs == own.outputs
+    return Data(x if local.vocabulary else fitted(x, local.shape), y), origin.outputs == local.outputs
 
 
 def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -142,7 +140,7 @@ def fitted(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def check_labels(transfer: str, dataset: Dataset) -> None:
-    """Raise UserError where another data set's samples cannot be taken, or its labels are asked for and are others."""
+    """Raise UserError if samples of another data set do not fit, or its labels are used but its classes differ."""
     public = transfer_set(transfer)
     if not public or not public.source:
         return
@@ -168,20 +166,20 @@ def _described(dataset: Dataset) -> str:
 
 
 def _labels(public: Public, origin: Dataset) -> list[int]:
-    found = []
+    labels = []
     for wanted in public.classes:
         if isinstance(wanted, int) and 0 <= wanted < len(origin.classes):
-            found.append(wanted)
+            labels.append(wanted)
         elif wanted in origin.classes:
-            found.append(origin.classes.index(str(wanted)))
+            labels.append(origin.classes.index(str(wanted)))
         else:
             last = len(origin.classes) - 1
             known = nearest(wanted, origin.classes) if isinstance(wanted, str) else f"labels are 0 to {last}"
             raise UserError(f"transfer: {origin.name} has no class {wanted!r}; {known}")
-    return found
+    return labels
 
 
 def labelled(transfer: str) -> bool:
-    """Whether samples that are distilled come with labels: those of the transfer set, or a student's own."""
+    """Whether the distilled samples have labels: those of the transfer set, or without one a student's own samples."""
     public = transfer_set(transfer)
     return public is None or public.labelled

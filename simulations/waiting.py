@@ -1,4 +1,4 @@
-"""Progress of one long piece of work, with the time left, in lines."""
+"""Progress of one long task in lines, with the time left."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ PATIENCE = 2.0
 
 
 class Waiting:
-    """Tells how far each stage of some work is: called with (what, done, total)."""
+    """Prints the progress of each stage of a task; called with (name of the stage, done, total)."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
         self._what = ""
-        self._began = self._told = time.monotonic()
+        self._began = self._printed = time.monotonic()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         if what != self._what:
             self._what, self._began = what, now
-        if now - self._told < PATIENCE or done >= total:
+        if now - self._printed < PATIENCE or done >= total:
             return
-        self._told, spent = now, now - self._began
+        self._printed, spent = now, now - self._began
         left = f", about {spent / done * (total - done):.0f} s left" if done else ""
         self._out.print(f"{escape(what)}: {done} of {total}{left}")

@@ -15,7 +15,7 @@ from fedkd.knowledge.knowledge import Knowledge
 from fedkd.models import build_model
 from fedkd.node.node import Node
 from fedkd.protocol.client import take_part
-from fedkd.protocol.keeping import keep, kept_model
+from fedkd.protocol.keeping import keep, saved_model
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.tensors.evaluate import accuracy, mean_loss
@@ -33,7 +33,7 @@ __all__ = ["own_cache"]
 
 def kept(store: Path, client: int) -> small.Weights:
     """The tensors of a kept model."""
-    with safe_open(kept_model(store, client), "pt") as file:
+    with safe_open(saved_model(store, client), "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
@@ -86,7 +86,7 @@ class TestSave:
         of = federation(save="last", students=(0,))
         for client in range(2):
             take_part(of, client, 0, Knowledge(), small.load(of, client), tmp_path)
-        assert not kept_model(tmp_path, 0).exists()
+        assert not saved_model(tmp_path, 0).exists()
         start = small.federate(federation())
         assert small.same_weights(kept(tmp_path, 1), start.weights[1][0])
 
@@ -98,7 +98,7 @@ class TestSave:
 
     def test_the_file_says_what_it_holds(self, tmp_path: Path) -> None:
         small.federate(federation(save="last"), store=tmp_path)
-        with safe_open(kept_model(tmp_path, 0), "pt") as file:
+        with safe_open(saved_model(tmp_path, 0), "pt") as file:
             said = json.loads(file.metadata()["fedkd"])
         assert said == {"model": small.MODEL, "shape": list(small.SHAPE), "classes": small.CLASSES}
 

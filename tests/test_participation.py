@@ -10,7 +10,7 @@ import pytest
 from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.node.holdings import Loader, Row
-from fedkd.protocol.keeping import kept_model
+from fedkd.protocol.keeping import saved_model
 from fedkd.protocol.schedule import schedule_of
 from simulations.engine import InlineGrid
 from tests import small
@@ -146,4 +146,4 @@ def test_a_share_of_one_is_everybody(method: str) -> None:
 @pytest.mark.parametrize("save", ["last", "best"])
 def test_every_clients_last_model_is_kept(save: str, tmp_path: Path) -> None:
     run("local", tmp_path, save=save)
-    assert all(kept_model(tmp_path, client).is_file() for client in range(CLIENTS))
+    assert all(saved_model(tmp_path, client).is_file() for client in range(CLIENTS))

@@ -23,7 +23,7 @@ RAISED = 2
 
 
 class _App(ClientApp):
-    """A ClientApp that travels as two names: by value, its functions would be pickled with every message."""
+    """A ClientApp that is pickled as two names. By value, its functions would be pickled with every message."""
 
     def __init__(self, load: Loader) -> None:
         super().__init__()
@@ -60,13 +60,13 @@ def client_app(load: Loader) -> ClientApp:
 
 
 def _serve(request: wire.Request, load: Loader, run_id: int) -> wire.Answer:
-    """One exchange of every client of the group, one after the other; a failure is that client's alone."""
+    """Run one exchange of every client of the group, one after the other. A failing client does not stop the others."""
     use_one_thread()
     look_beside(list(request.beside))
     federation = Federation.from_json(request.federation)
     store, answer = _store(request.store, run_id), wire.Answer()
     for client, knowledge in request.knowledge.items():
-        # Said here, a failure reads the same whatever carries it: engines wrap what a client raises, each its own way.
+        # Caught here, a failure has the same text in all engines; each engine would wrap the exception differently.
         try:
             held = load(federation, client)
             answer.replies[client] = take_part(federation, client, request.exchange, knowledge, held, store)

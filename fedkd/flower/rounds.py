@@ -23,25 +23,26 @@ from fedkd.settings.federation import Federation
 OnRound = Callable[[int, list[Row]], None]
 """Called with (round, rows) when a round is complete."""
 OnStart = Callable[[int, int], None]
-"""Called with how many clients have started, and how many there are."""
+"""Called with (clients that have started, all clients)."""
 _PAUSE = 0.05
-"""Seconds between two looks at which replies have come."""
+"""Seconds between two checks for new replies."""
 
 
 class Rounds:
     """One federation on a Flower grid.
 
-    `configure` and `aggregate` are one exchange; `start` runs them all: one message down and one up per group of
-    clients and exchange. Grouping is transport: each client has its own knowledge, state, streams, bytes and rows.
+    `configure` and `aggregate` make one exchange; `start` runs all exchanges. In each exchange a group of clients gets
+    one message and answers with one. Groups change only the transport: each client has its own knowledge, state,
+    random streams, bytes and rows.
     """
 
     def __init__(self, federation: Federation, load: Loader, store: Path | None = None) -> None:
-        """`store` is where the server, and clients that can see it, keep state; None: clients use their own cache."""
+        """`store` is the folder for the state of the server and the clients; None: clients use their own cache."""
         self.federation = federation
         self.schedule = schedule_of(federation)
         self.store = store
         self.first = 0
-        """exchange to begin with"""
+        """number of the first exchange to run"""
         self.last = self.schedule.moments[-1].exchange
         """number of the last exchange"""
         self.server = Server(self.schedule, load(federation, SERVER), store)
@@ -51,14 +52,14 @@ class Rounds:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to run."""
+        """Whether all exchanges have run."""
         return self.first > self.last
 
     def configure(self, exchange: int, nodes: Sequence[int]) -> list[Message]:
         """The messages of one exchange, one for each node that is needed.
 
-        With a node for each client, client i is `nodes[i]`; with fewer, the clients that take part are dealt out to
-        the nodes in turn.
+        If there is a node for each client, client i is at `nodes[i]`. Otherwise the clients that take part are
+        distributed over the nodes in turn.
         """
         self._began = time.perf_counter()
         knowledge = self.server.messages(self.schedule.moments[exchange])
@@ -72,13 +73,13 @@ class Rounds:
         return messages
 
     def aggregate(self, exchange: int, replies: Iterable[Message]) -> list[Row]:
-        """Turn the replies of one exchange into what the next will send; returns the exchange's rows.
+        """Process the replies of one exchange, which gives the knowledge for the next; returns the exchange's rows.
 
         Raises:
-            FederationError: a client failed, is missing or has diverged. Survivors are never averaged without it.
+            FederationError: a client failed, is missing or has diverged. The others are never averaged without it.
         """
         received = self._read(exchange, replies)
-        # In the order of the clients, whatever the order in which they answered.
+        # In the order of the clients, not in the order of their answers.
         reports = {client: received[client].report for client in sorted(received)}
         rows = self.server.receive(
             self.schedule.moments[exchange],
@@ -88,7 +89,7 @@ class Rounds:
         return [*rows, (SERVER, "", "seconds", time.perf_counter() - self._began)]
 
     def complete(self, exchange: int, rows: list[Row]) -> tuple[int, list[Row]] | None:
-        """Book the rows of one exchange; (round, rows) once its round is complete, else None."""
+        """Add the rows of one exchange; returns (round, rows) if its round is complete now, else None."""
         return self.server.complete(self.schedule.moments[exchange], rows)
 
     def start(
@@ -116,7 +117,7 @@ class Rounds:
                 on_round(*done)
 
     def resume(self, after: int) -> bool:
-        """Go on after a complete round, from what server and clients left in the store; False if that is gone."""
+        """Continue after a complete round, from the state in the store. False if the store lacks this state."""
         following = self.server.resume(after)
         if following is None:
             return False
@@ -126,7 +127,7 @@ class Rounds:
     def _as_they_come(
         self, grid: Grid, messages: list[Message], on_start: OnStart, timeout: float | None
     ) -> list[Message]:
-        """The replies to some messages, as `Grid.send_and_receive` gives them, which tells of none before the last."""
+        """Like `Grid.send_and_receive`, but calls `on_start` as replies come in, and not only after the last one."""
         open_ones, replies = set(grid.push_messages(messages)), list[Message]()
         clients, known = sum(map(len, self._groups.values())), 0
         deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -169,8 +170,8 @@ class Rounds:
 
 
 def groups(clients: Sequence[int], nodes: Sequence[int], everybody: int) -> dict[int, tuple[int, ...]]:
-    """Which clients each node serves: client i at `nodes[i]` where each of `everybody` has one, else dealt in turn."""
+    """The clients of each node: client i at `nodes[i]` if there are `everybody` nodes, else distributed in turn."""
     if len(nodes) >= everybody:
         return {nodes[client]: (client,) for client in clients}
-    dealt = {node: tuple(clients[at :: len(nodes)]) for at, node in enumerate(nodes)}
-    return {node: group for node, group in dealt.items() if group}
+    shared = {node: tuple(clients[at :: len(nodes)]) for at, node in enumerate(nodes)}
+    return {node: group for node, group in shared.items() if group}

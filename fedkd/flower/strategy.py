@@ -20,7 +20,7 @@ from fedkd.settings.federation import Federation
 class Distillation(Strategy):
     """Knowledge distillation as a Flower strategy.
 
-    Flower counts rounds from 1 and knows no start: its round n is our exchange n − 1. Start it with
+    Flower counts rounds from 1 and has no start, so its round n is our exchange n − 1. Start it with
     `strategy.start(grid, ArrayRecord(), num_rounds=strategy.exchanges)`.
     """
 
@@ -89,4 +89,4 @@ def _means(rows: list[Row]) -> MetricRecord:
     for client, split, metric, value in rows:
         if client >= 0 and metric in ("accuracy", "loss"):
             values.setdefault(f"{split}_{metric}", []).append(value)
-    return MetricRecord({name: sum(found) / len(found) for name, found in values.items()})
+    return MetricRecord({name: sum(each) / len(each) for name, each in values.items()})

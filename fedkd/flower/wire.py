@@ -1,4 +1,4 @@
-"""How exchanges look as Flower records: one message carries what a group of clients is sent, or answers.
+"""Exchanges as Flower records: one message has the knowledge for a group of clients, or their answers.
 
 A group is the clients that one Flower node serves. In a deployment it is one client.
 """
@@ -20,7 +20,7 @@ _EXCHANGE, _KNOWLEDGE, _METRICS, _FAILURES = "exchange", "knowledge", "metrics",
 
 @dataclass(frozen=True)
 class Request:
-    """What a group is asked in one exchange."""
+    """The request to a group of clients in one exchange."""
 
     federation: str
     """all settings as JSON"""
@@ -30,7 +30,7 @@ class Request:
     store: str | None = None
     """folder for the clients' state; None: the node's own"""
     beside: Sequence[str] = ()
-    """folders in which the user's files are looked for"""
+    """folders to search for the user's files"""
 
     def content(self) -> RecordDict:
         """As the content of a message."""
@@ -60,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a group answers: the replies of its clients, and why the others have none."""
+    """The answer of a group: the replies of its clients, and the errors of clients that failed."""
 
     replies: dict[int, Reply] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Answer:
 
 
 def forget_content(clients: Iterable[int]) -> RecordDict:
-    """Asks a node to remove what some clients left on its disk."""
+    """Content of a message that asks a node to delete the state of some clients."""
     return RecordDict({_EXCHANGE: ConfigRecord({"clients": list(clients)})})
 
 

@@ -1,4 +1,4 @@
-"""One exchange at a client: a short function a phase. State lies on the node's own disk between exchanges."""
+"""One exchange at a client, with one short function for each phase. Between exchanges its state is on disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fedkd.training.pretrain import Spent, pretrain
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client sends back."""
+    """The reply of a client."""
 
     report: Knowledge | None
     metrics: dict[tuple[str, str], float]
@@ -37,12 +37,12 @@ class Reply:
 
 
 class StateLostError(RuntimeError):
-    """A client's state of its last exchange is not on its disk any more."""
+    """The state of a client's last exchange is missing on its disk."""
 
 
 @dataclass(eq=False)
 class _Visit:
-    """One client in one exchange: what the functions of the phases read and change."""
+    """One client in one exchange: the values that the functions of the phases read and change."""
 
     schedule: Schedule
     moment: Moment
@@ -55,7 +55,7 @@ class _Visit:
     report: Knowledge | None = None
     metrics: dict[tuple[str, str], float] = field(default_factory=dict)
     starting: float = 0.0
-    """seconds that the first model took"""
+    """seconds to make the first model"""
 
     @property
     def federation(self) -> Federation:
@@ -63,17 +63,17 @@ class _Visit:
 
     @property
     def evaluates(self) -> bool:
-        """Whether the client's model may have changed in a way that results show."""
+        """Whether the client is evaluated: its model may have changed, and results show this exchange."""
         return self.moment.begins or self.moment.phase in (Phase.START, Phase.ROUND)
 
 
 def take_part(
     federation: Federation, client: int, exchange: int, knowledge: Knowledge, holdings: Holdings, store: Path
 ) -> Reply:
-    """One exchange of one client: act as the phase asks, be evaluated, report.
+    """One exchange of one client: run the phase, evaluate the model, report.
 
-    Reads the state that the client's last exchange left in `store` and writes its own beside it, so that a repeated
-    message finds what the first attempt found and gives the same reply.
+    It reads the state of the client's last exchange from `store` and writes the new state to another file. So a
+    repeated message reads the same state as the first attempt and gives the same reply.
 
     Raises:
         StateLostError: the client's last exchange left no readable state.
@@ -98,7 +98,7 @@ def take_part(
     _keep(visit)
     metrics = visit.metrics | node.records
     metrics["", "steps"], metrics["", "samples"] = node.steps, node.samples
-    # A start belongs to all federations that begin from it: what it took is no cost of the one that came first.
+    # Several federations share a start, so the federation that ran first must not count its time.
     metrics["", "seconds"] = time.perf_counter() - began - visit.starting
     return Reply(visit.report, metrics)
 
@@ -126,7 +126,7 @@ def _node(schedule: Schedule, client: int, moment: Moment, holdings: Holdings, d
 
 
 def _start(visit: _Visit) -> None:
-    """Take up the first model: drawn, brought along, or pre-trained on the client's own samples."""
+    """Make the first model: initialised at random, from a checkpoint, or pre-trained on the client's samples."""
     federation, node, holdings = visit.federation, visit.node, visit.holdings
     spec = federation.client_models[node.id]
     owner = "common" if federation.init == "common" else f"client {node.id}"
@@ -175,7 +175,7 @@ _PHASES: dict[Phase, Callable[[_Visit], None]] = {
 
 
 def _evaluate(visit: _Visit) -> None:
-    """Measure the client's model beside the method, and what it was taught."""
+    """Evaluate the client's model, and the teachers' predictions that it received."""
     node, moment = visit.node, visit.moment
     detailed = moment.phase is Phase.START or not visit.schedule.goes_on(node.id, moment)
     evaluation = visit.holdings.evaluate(node.student, visit.started_right, detailed, node.compute)
@@ -189,7 +189,7 @@ def _evaluate(visit: _Visit) -> None:
 
 
 def _report(visit: _Visit) -> None:
-    """What the client sends: what the method asks for, or its model on the way to a common one."""
+    """Make the client's report: that of the method, or that of the consolidation at the start."""
     if visit.moment.begins or visit.moment.phase in (Phase.PREPARE, Phase.ROUND):
         visit.report = visit.schedule.method.report(visit.node)
     elif visit.moment.phase is Phase.START:
@@ -198,7 +198,7 @@ def _report(visit: _Visit) -> None:
 
 
 def _restore(visit: _Visit) -> None:
-    """Take up what the client's last exchange left on its disk."""
+    """Load the state of the client's last exchange from its disk."""
     node = visit.node
     before = visit.schedule.previous(node.id, visit.moment)
     state = read_tensors(_state_file(visit.store, node.id, before.exchange), node.device)
@@ -210,7 +210,7 @@ def _restore(visit: _Visit) -> None:
     node.state.update(under("state/", state))
     visit.started_right = state["started_right"]
     if _keeps_knowledge(visit):
-        # Frozen teachers teach in every round, but travel once.
+        # Frozen teachers teach in every round, but their knowledge is sent only once.
         visit.knowledge = Knowledge({**under("kept/", state), **visit.knowledge})
 
 
@@ -219,7 +219,7 @@ def _keeps_knowledge(visit: _Visit) -> bool:
 
 
 def _keep(visit: _Visit) -> None:
-    """Leave on the client's disk what its next exchange needs, and its model where the recipe asks for that."""
+    """Write the state that the client's next exchange needs, and its model if the recipe asks for it."""
     node, schedule, store = visit.node, visit.schedule, visit.store
     goes_on = schedule.goes_on(node.id, visit.moment)
     if visit.federation.save != "none" and visit.evaluates:
@@ -232,7 +232,7 @@ def _keep(visit: _Visit) -> None:
         write_tensors(
             _state_file(store, node.id, visit.moment.exchange), tensors | {"started_right": visit.started_right}
         )
-    # What this exchange has read stays: the server may still ask for it again.
+    # The state that this exchange has read stays, because the server may repeat the exchange.
     if visit.moment.exchange > 0:
         read = schedule.previous(node.id, visit.moment)
         if read.exchange > 0:
@@ -240,18 +240,18 @@ def _keep(visit: _Visit) -> None:
 
 
 def forget(client: int, store: Path) -> None:
-    """Remove what this client's exchanges left on its disk."""
+    """Delete all state of this client from its disk."""
     for file in store.glob(f"client-{client}-*"):
         file.unlink(missing_ok=True)
 
 
 def started(store: Path) -> int:
-    """How many clients have written the state of the start."""
+    """Number of clients that have written their state of the start."""
     return sum(1 for _ in store.glob("client-*-0.state"))
 
 
 def has_state(store: Path, client: int, exchange: int) -> bool:
-    """Whether a client could go on after this exchange: its state is there, and whole."""
+    """Whether a client could continue after this exchange: its state exists and is complete."""
     return read_tensors(_state_file(store, client, exchange)) is not None
 
 
@@ -260,11 +260,11 @@ def _state_file(store: Path, client: int, exchange: int) -> Path:
 
 
 def best_device() -> torch.device:
-    """The GPU that this process may use, where there is one: Ray shows a client only what it was given."""
+    """The GPU that this process may use, else the CPU. Ray shows a client only the GPUs that it was given."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def use_one_thread() -> None:
-    """One torch thread a client: with more, sums change with the number of cores, and the numbers with them."""
+    """Use one torch thread for each client: with more, sums and so results would depend on the number of cores."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)

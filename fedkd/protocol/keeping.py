@@ -1,4 +1,4 @@
-"""The client's model as a file that outlives the federation."""
+"""Saving of clients' models as files that stay after the federation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BEST = "keeping/best"
 def keep(
     federation: Federation, client: Node, metrics: Mapping[tuple[str, str], float], store: Path, last: bool
 ) -> None:
-    """Save the client's model as `kept_model(store, client)` where `federation.save` asks for it now.
+    """Save the client's model as `saved_model(store, client)` if `federation.save` asks for it now.
 
-    `last` after the client's last round; `best` whenever validation accuracy (then loss) is better than at every
-    round before, the start included, so that ties keep the earlier model.
+    "last" saves after the client's last round. "best" saves whenever validation accuracy (then loss) is better than in
+    all earlier rounds, the start included, so that of equal models the earlier one stays.
     """
     if federation.save == "best":
         score = torch.tensor([[metrics["val", "accuracy"]], [metrics["val", "loss"]]], dtype=torch.float64)
@@ -32,7 +32,7 @@ def keep(
     elif not last:
         return
     save_checkpoint(
-        kept_model(store, client.id),
+        saved_model(store, client.id),
         federation.client_models[client.id],
         client.student,
         client.shape,
@@ -40,6 +40,6 @@ def keep(
     )
 
 
-def kept_model(store: Path, client: int) -> Path:
-    """Where one client's model is kept."""
+def saved_model(store: Path, client: int) -> Path:
+    """The file of one client's saved model."""
     return store / f"model-{client}.safetensors"

@@ -1,4 +1,4 @@
-"""What is booked of an exchange: rows of results, of which costs add up within a round."""
+"""The rows of results of an exchange, and their sum over the exchanges of a round."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Kind(StrEnum):
     COST = "cost"
     """adds up over the exchanges of a round"""
     VALUE = "value"
-    """the last exchange of a round says it"""
+    """its value is that of the last exchange of a round"""
     EVALUATION = "evaluation"
     """a value of the model alone: it holds until the model is trained again"""
 
@@ -39,7 +39,7 @@ KINDS = {
 }
 """Kind of each metric, or of each family `name/…`; a metric that is not listed is a value."""
 ABSENT = "rounds_absent"
-"""Rounds since a client took part: so old are its evaluation, and what others know of it."""
+"""Rounds since a client took part: the age of its evaluation and of its last report."""
 
 Metrics = Mapping[tuple[str, str], float]
 """by (split, metric)"""
@@ -56,9 +56,9 @@ def rows_of(client: int, metrics: Metrics) -> list[Row]:
 
 
 def added(before: Iterable[Row], rows: list[Row], preparation: str = "") -> list[Row]:
-    """Rows of one more exchange of the same round: costs are added, of values the newer ones stay.
+    """The rows of a round with those of one more exchange: costs are added, newer values replace older ones.
 
-    The bytes of a `preparation` also stand apart, under that name with `_bytes` behind it.
+    The bytes of a `preparation` are also counted separately, as the metric `<preparation>_bytes`.
     """
     if preparation:
         spent = [(client, value) for client, _, metric, value in rows if metric in ("bytes_up", "bytes_down")]
@@ -72,14 +72,14 @@ def added(before: Iterable[Row], rows: list[Row], preparation: str = "") -> list
 
 
 def evaluations(metrics: Metrics) -> dict[tuple[str, str], float]:
-    """Those metrics that hold until the model is trained again."""
+    """The metrics that stay valid until the model is trained again."""
     return {key: value for key, value in metrics.items() if kind(key[1]) is Kind.EVALUATION}
 
 
 def absent_rows(client: int, evaluated: Metrics, rounds: int, detailed: bool) -> list[Row]:
-    """The rows of a client that took no part for some rounds: its model, and so its evaluation, are what they were.
+    """The rows of a client that took no part for some rounds. Its model and so its evaluation have not changed.
 
-    Accuracies by class are booked only where those of the others are: `detailed`.
+    Accuracies by class are included only if `detailed`, as for the other clients.
     """
     still = {key: value for key, value in evaluated.items() if detailed or "/" not in key[1]}
     return [*rows_of(client, still), (client, "", ABSENT, float(rounds))]

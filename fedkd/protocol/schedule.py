@@ -1,4 +1,4 @@
-"""Which exchanges make up a federation, and who takes part in each: the only place that counts them."""
+"""The exchanges of a federation and the clients that take part in each. No other file counts exchanges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Schedule:
     federation: Federation
     method: Method
     consolidation: Consolidate | None
-    """how the clients' models become one before the method begins; None: they do not, or the method does it"""
+    """how the clients' models become one before the method begins; None: they do not, or the method averages them"""
 
     @cached_property
     def moments(self) -> tuple[Moment, ...]:
@@ -52,7 +52,7 @@ class Schedule:
 
     @property
     def start_rounds(self) -> int:
-        """Rounds of the results that the way to a common model takes."""
+        """Number of rounds of the results that the consolidation takes."""
         return max(self.handovers, 1) if self.consolidation else 0
 
     @property
@@ -61,11 +61,11 @@ class Schedule:
         return self.start_rounds + self.federation.rounds
 
     def completes(self, moment: Moment) -> bool:
-        """Whether the round to which this exchange belongs is complete after it."""
+        """Whether the round of this exchange is complete after it."""
         return moment.last or self.moments[moment.exchange + 1].booked != moment.booked
 
     def after(self, round: int) -> Moment:
-        """The exchange that completed a round of the results: a resume begins with the next one.
+        """The exchange that completes a round of the results; a resumed run begins with the next one.
 
         Raises:
             IndexError: there is no such round.
@@ -73,15 +73,16 @@ class Schedule:
         return [moment for moment in self.moments if moment.booked == round][-1]
 
     def participants(self, moment: Moment) -> tuple[int, ...]:
-        """Ids of the clients that an exchange needs, ascending.
+        """Ids of the clients that take part in an exchange, ascending.
 
-        All at the start, then those that learn; in a round, as many of these as `participation` says, at least one.
-        They are drawn from the seed and the round alone, so that they are the same for every method of a study.
+        These are all clients at the start, and the learners afterwards; in a round only the share `participation` of
+        them, at least one. The draw depends only on the seed and the round, so it is the same for all methods of a
+        study.
         """
         return tuple(sorted(self._present(moment)))
 
     def _present(self, moment: Moment) -> frozenset[int]:
-        """`participants` as a set, made once a moment: of many clients, each asks whether it is in it."""
+        """`participants` as a set, made once for each exchange, because each of many clients looks it up."""
         if moment.exchange not in self._sets:
             self._sets[moment.exchange] = frozenset(self._drawn(moment))
         return self._sets[moment.exchange]
@@ -105,13 +106,13 @@ class Schedule:
         return [learners[int(i)] for i in order[:number]]
 
     def absent(self, moment: Moment) -> tuple[int, ...]:
-        """Ids of the clients that learn in other rounds, but not in this one, ascending."""
+        """Ids of the learners that take no part in this round, ascending."""
         if moment.phase is not Phase.ROUND or self.method.pools or self.federation.participation == 1:
             return ()
         return tuple(client for client in self.federation.learners if client not in self._present(moment))
 
     def previous(self, client: int, moment: Moment) -> Moment:
-        """The last exchange before this one in which the client took part: whose state it reads.
+        """The last exchange before this one in which the client took part. The client reads its state.
 
         Raises:
             LookupError: the client has not taken part before.
@@ -126,7 +127,7 @@ class Schedule:
         return any(client in self._present(later) for later in self.moments[moment.exchange + 1 :])
 
     def merges(self, moment: Moment) -> bool:
-        """Whether the server makes something of the reports of an exchange: nobody would read it after the last."""
+        """Whether the server merges the reports of an exchange. After the last one nobody would read the result."""
         method, rounds = self.method, self.federation.rounds
         if moment.phase is Phase.HANDOVER or (not moment.begins and moment.phase is Phase.START):
             return True
@@ -141,7 +142,7 @@ class Schedule:
     def reporters(self, moment: Moment) -> frozenset[int]:
         """Ids of the clients that report in an exchange.
 
-        Before the method begins, all that take part; then those whom the method asks.
+        Before the method begins these are all participants; then those that `Method.reports` says.
         """
         if not self.merges(moment):
             return frozenset()
@@ -153,7 +154,7 @@ class Schedule:
         return present if who == "everyone" else frozenset()
 
     def check(self, labelled: bool) -> None:
-        """Raise UserError where the federation cannot run; `labelled` says whether its transfer set is."""
+        """Raise UserError if the federation cannot run; `labelled`: whether its transfer set has labels."""
         federation = self.federation
         if federation.participation < 1 and self.method.needs_everyone:
             raise UserError(
@@ -174,8 +175,8 @@ def schedule_of(federation: Federation) -> Schedule:
     """
     method = METHODS.build(federation.method)
     plan = consolidation(federation.start)
-    # Where one model has everybody's data, there is nothing to make one model of; and a method that begins with the
-    # average would be given it a round late.
+    # `pooled` has a single model, so there is nothing to consolidate. A method that begins with the average would get
+    # it one round late.
     if method.pools or (plan and plan.mean and method.begins_with_average):
         plan = None
     return Schedule(federation, method, plan)

@@ -1,4 +1,4 @@
-"""The server's side of a federation: what it sends, what it makes of the reports, and what is booked."""
+"""The server of a federation: it sends knowledge, merges reports and collects the rows of results."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from fedkd.training.finite import check_reports, check_results
 
 
 class Server:
-    """The server of one federation, whatever carries its messages."""
+    """The server of one federation, independent of the transport of its messages."""
 
     def __init__(self, schedule: Schedule, holdings: Holdings, store: Path | None = None) -> None:
-        """`store` is the folder in which the server keeps its state; None: it keeps none and cannot resume."""
+        """`store` is the folder for the server's state; None: it writes no state and cannot resume."""
         self.schedule = schedule
         self._holdings = holdings
         self._store = store
         self._node = _node(schedule, holdings)
-        self._waiting: dict[int, Knowledge] = {}
-        """what each client is sent when it takes part the next time"""
+        self._pending: dict[int, Knowledge] = {}
+        """knowledge to send to each client when it takes part the next time"""
         self._latest: dict[int, Knowledge] = {}
         """last reports of clients that teach in rounds in which they do not take part"""
         self._evaluated: dict[int, dict[tuple[str, str], float]] = {}
@@ -42,14 +42,14 @@ class Server:
         self._present: dict[int, int] = {}
         self._rows: list[Row] = []
         self._started_right: Tensor | None = None
-        """which test samples the server's own model had right at the start"""
+        """which test samples the server's model classified correctly at the start"""
 
     def messages(self, moment: Moment) -> dict[int, Knowledge]:
-        """What each participant of an exchange is sent."""
-        return {client: self._waiting.get(client, Knowledge()) for client in self.schedule.participants(moment)}
+        """The knowledge for each participant of an exchange."""
+        return {client: self._pending.get(client, Knowledge()) for client in self.schedule.participants(moment)}
 
     def receive(self, moment: Moment, reports: Mapping[int, Knowledge], metrics: Mapping[int, Metrics]) -> list[Row]:
-        """Turn the reports of one exchange into what the next will send; the rows of the exchange.
+        """Merge the reports of one exchange into the knowledge for the next; returns the rows of the exchange.
 
         Raises:
             FederationError: a client has diverged.
@@ -63,7 +63,7 @@ class Server:
             rows.append((client, "", "bytes_down", float(sent[client].nbytes)))
             rows.append((client, "", "bytes_up", float(reports[client].nbytes)))
         self._node.moment = moment
-        self._waiting = {client: bag for client, bag in self._waiting.items() if client not in sent}
+        self._pending = {client: bag for client, bag in self._pending.items() if client not in sent}
         self._merge(moment, {client: bag for client, bag in reports.items() if bag})
         rows += rows_of(SERVER, self._node.records)
         self._node.records.clear()
@@ -71,9 +71,9 @@ class Server:
         return rows + self._absent(moment, metrics)
 
     def complete(self, moment: Moment, rows: list[Row]) -> tuple[int, list[Row]] | None:
-        """Book the rows of one exchange; (round, rows) once its round is complete, else None.
+        """Add the rows of one exchange; returns (round, rows) if its round is complete now, else None.
 
-        What the method prepares belongs to the round before it: the start, or the last on the way to a common model.
+        The preparations of a method belong to the round before them: the start, or the last round of a consolidation.
         """
         preparing = moment.phase is Phase.PREPARE
         self._rows = added(self._rows, rows, self.schedule.method.preparation if preparing else "")
@@ -86,10 +86,10 @@ class Server:
         return moment.booked, booked
 
     def resume(self, after: int) -> int | None:
-        """Take up what was kept after a complete round.
+        """Load the state after a complete round.
 
         Returns:
-            The exchange to go on with; None where server or clients have not kept what it needs.
+            The exchange to continue with; None if the state of the server or of a client is missing.
         """
         moment = self.schedule.after(after)
         if moment.last:
@@ -111,10 +111,10 @@ class Server:
         )
 
     def _merge(self, moment: Moment, reports: Mapping[int, Knowledge]) -> None:
-        """Let the method, or the way to a common model, make of the reports what clients are sent next."""
+        """Merge reports into the knowledge for the next exchange, by the method or by the consolidation."""
         method, node = self.schedule.method, self._node
         if moment.phase is Phase.HANDOVER or (moment.phase is Phase.START and not moment.begins):
-            self._waiting = self._consolidate(moment, reports)
+            self._pending = self._consolidate(moment, reports)
             return
         if not self.schedule.merges(moment):
             return
@@ -125,21 +125,21 @@ class Server:
         earlier = self._latest if moment.round > 0 else {}
         others = {client: bag for client, bag in earlier.items() if client not in reports}
         for client, bag in method.merge(node, {**reports, **others}).items():
-            # A client that was absent may still be owed something of an earlier exchange.
-            owed = self._waiting.get(client)
-            self._waiting[client] = Knowledge({**owed, **bag}) if owed else bag
+            # A client that was absent may still have knowledge of an earlier exchange to receive.
+            owed = self._pending.get(client)
+            self._pending[client] = Knowledge({**owed, **bag}) if owed else bag
         if (model := method.global_model(node)) is not None:
             evaluation = self._holdings.evaluate(model, self._started_right, compute=node.compute)
             self._started_right = evaluation.right if self._started_right is None else self._started_right
             node.records.update(evaluation.metrics)
 
     def _stays(self, client: int) -> bool:
-        """Whether a client's report still counts in rounds in which it does not take part."""
+        """Whether the last report of a client is used in rounds in which it does not take part."""
         federation = self.schedule.federation
         return client not in federation.learners or (federation.participation < 1 and self.schedule.method.uses_absent)
 
     def _absent(self, moment: Moment, metrics: Mapping[int, Metrics]) -> list[Row]:
-        """The rows of the learners that take no part in a round, whose models are what they were."""
+        """The rows of the learners that take no part in a round. Their models have not changed."""
         if self.schedule.federation.participation == 1:
             return []
         for client, measured in metrics.items():
@@ -151,7 +151,7 @@ class Server:
         return rows
 
     def _consolidate(self, moment: Moment, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        """What is sent next on the way to a common model; the model as it is now is evaluated at the server."""
+        """The knowledge for the next exchange of the consolidation. The server also evaluates the present model."""
         plan, server = self.schedule.consolidation, self._node
         assert plan is not None
         if moment.phase is Phase.START:
@@ -171,9 +171,9 @@ class Server:
         return dict.fromkeys(range(self.schedule.federation.clients), model)
 
     def checkpoint(self) -> dict[str, Tensor]:
-        """All that the next exchange depends on."""
+        """The state of the server that the next exchange needs, as tensors."""
         tensors = scoped("state/", self._node.state)
-        for kind, bags in (("knowledge", self._waiting), ("latest", self._latest)):
+        for kind, bags in (("knowledge", self._pending), ("latest", self._latest)):
             for client, bag in bags.items():
                 tensors |= scoped(f"{kind}/{client}/", bag)
         if self._started_right is not None:
@@ -187,7 +187,7 @@ class Server:
         """Inverse of `checkpoint`."""
         self._node.state.update(under("state/", tensors))
         self._started_right = tensors.get("started_right")
-        self._waiting, self._latest = (
+        self._pending, self._latest = (
             {client: Knowledge(bag) for client, bag in numbered(kind, tensors).items()}
             for kind in ("knowledge/", "latest/")
         )
@@ -198,7 +198,7 @@ class Server:
 
 
 def name_of(moment: Moment) -> str:
-    """When an exchange is, in the words of an error."""
+    """The time of an exchange, for error messages."""
     return f"in round {moment.booked}" if moment.exchange else "at the start"
 
 

@@ -1,13 +1,12 @@
-"""One common start made of all clients' models, before a method begins: the recipe key `start`.
+"""Consolidation: one common model from all clients' models before a method begins. The recipe key is `start`.
 
     best_client | average | kd(…) | dp_kd(…) | consolidate(method="kd(…)", order="sequential", rounds=1)
 
-Exchange 0 is the start as ever. Then come the hand-overs, in which one client at a time distils and passes the model
-on, and one exchange in which all clients take it up, report for the method, and begin. A consolidation takes rounds of
-its own, which come before the method's and are charged like them: one, or for a model that is handed along N clients
-N − 1; the exchange in which it is taken up is booked in the last of them. A method that begins with the average of the
-models anyway, such as fedavg, needs no consolidation to `average`: it takes no round, and is the method from
-"pretrained".
+Exchange 0 is the usual start. Then come the hand-overs: in each, one client distils and passes the model on. In one
+more exchange all clients load the common model, and the method begins. A consolidation takes rounds before those of the
+method, with their costs: one round, or N − 1 if the model is handed along N clients. The last exchange belongs to the
+last of these rounds. A method such as fedavg begins with the average of the models; for it `average` takes no round and
+is the same as "pretrained".
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ FORMS = 'it should be "pretrained", "random", "best_client", "average", or a met
 
 @dataclass(frozen=True, config=STRICT)
 class Consolidate:
-    """How the models become one."""
+    """How the clients' models become one common model."""
 
     method: str = ""
     """spec string of a method with frozen teachers; empty: no distillation"""
@@ -62,13 +61,13 @@ class Consolidate:
     """without a method: the mean of all models instead of the best one"""
 
     def handovers(self, clients: int) -> int:
-        """Exchanges in which a client distils."""
+        """Number of exchanges in which a client distils."""
         if not self.method:
             return 0
         return 1 if self.order == "parallel" else max(clients - 1, 1)
 
     def check(self, federation: Federation, labelled: bool) -> None:
-        """Raise UserError where the clients' models cannot become one; `labelled`: the transfer set is."""
+        """Raise UserError if the clients' models cannot be consolidated; `labelled`: whether transfer labels exist."""
         check_alike(f"start = {federation.start!r}", federation, force=not self.mean)
         if self.method:
             built = METHODS.build(self.method)
@@ -84,20 +83,20 @@ class Consolidate:
             raise UserError(f"start = {federation.start!r} is of all clients; leave students and teachers out")
 
     def report(self, client: Node) -> Knowledge:
-        """At the start: the client's model, how good it is on its own validation samples, and what it predicts."""
+        """Report at the start: the client's model, its scores on the client's validation samples, and its logits."""
         assert client.val is not None
         assert client.val.y is not None
         logits = client.predict(client.val.x)
         scores = {"accuracy": accuracy(logits, client.val.y), "loss": mean_loss(logits, client.val.y)}
-        told: dict[str, Tensor] = {name: torch.tensor(value, dtype=torch.float64) for name, value in scores.items()}
+        report: dict[str, Tensor] = {name: torch.tensor(value, dtype=torch.float64) for name, value in scores.items()}
         if self.mean:
-            told["samples"] = torch.tensor(len(client.private))
+            report["samples"] = torch.tensor(len(client.private))
         if self.order == "parallel" and self.method and not client.exchanges_models:
-            told["logits"] = sent_logits(client, client.transfer_logits(), self._distilling.wire)
-        return Knowledge(told | sent_model(client))
+            report["logits"] = sent_logits(client, client.transfer_logits(), self._distilling.wire)
+        return Knowledge(report | sent_model(client))
 
     def begin(self, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        """After the start: whom the server asks for what next; the model itself goes to `server.state`."""
+        """After the start: the knowledge for the first hand-over, by client. The model is stored in `server.state`."""
         ids = sorted(reports)
         ranked = sorted(ids, key=lambda i: rank_key([float(reports[i]["accuracy"])], [float(reports[i]["loss"])]))
         if self.mean:
@@ -117,19 +116,19 @@ class Consolidate:
         return {others[0]: Knowledge(packed_state(server))}
 
     def hand_over(self, client: Node, knowledge: Knowledge) -> Knowledge:
-        """Distil at a client that was asked to: `knowledge` is a model to teach, or what to learn from the others."""
-        own = client.student
+        """One hand-over at a client: `knowledge` is a model that the client teaches, or the teachers' predictions."""
+        student = client.student
         method = self._distilling
         if handed := unpacked(knowledge):
             teacher = client.transfer_logits()
-            # As if it had travelled; where models do, their predictions are compared as they are.
+            # Rounded as if the logits were sent. Where models are sent instead, logits are not rounded.
             read = teacher if client.exchanges_models else over_the_wire(teacher, method.wire)
             knowledge = Knowledge(logits=read.unsqueeze(0))
             client.models["student"] = restored_model(client.specs[client.id], client.shape, client.classes, handed)
             client.student.to(client.device)
         else:
             knowledge = predicted(client, knowledge)
-            client.models["student"] = self._copied(client, own)
+            client.models["student"] = self._copied(client, student)
         state = dict(client.state)
         method.setup(client)
         moment, rounds = client.moment, client.rounds
@@ -141,13 +140,13 @@ class Consolidate:
         client.moment, client.rounds = moment, rounds
         client.state.clear()
         client.state.update(state)
-        client.models["student"] = own
+        client.models["student"] = student
         return taught
 
     def proceed(self, server: Node, handover: int, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-        """After a hand-over (counted from 1): whom the server hands the model to next."""
-        for told in reports.values():
-            self._keep(server, unpacked(told))
+        """After a hand-over (counted from 1): the knowledge for the next one, by client; empty after the last."""
+        for report in reports.values():
+            self._keep(server, unpacked(report))
         order = server.state.get("order")
         if order is None or handover >= len(order):
             server.state.pop("order", None)
@@ -170,16 +169,16 @@ class Consolidate:
 
 
 def packed_state(server: Node) -> dict[str, Tensor]:
-    """The consolidated model, under the names that a model travels by."""
+    """The consolidated model, with the names of a model in messages."""
     return scoped(WEIGHT, under("start/", server.state))
 
 
 @lru_cache(maxsize=64)
 def consolidation(start: str) -> Consolidate | None:
-    """What the recipe key `start` asks for; None where nothing is consolidated.
+    """The consolidation that the recipe key `start` describes; None if there is none.
 
     Raises:
-        UserError: it is no start.
+        UserError: the value is not a start.
     """
     if start in PLAIN:
         return None
@@ -200,5 +199,5 @@ def consolidation(start: str) -> Consolidate | None:
         made = Consolidate(method=str(spec))
     else:
         raise UserError(f"start = {start!r} is unknown; {FORMS}")
-    METHODS.build(made.method)  # wrong parameters are told here
+    METHODS.build(made.method)  # raises UserError for wrong parameters
     return made

@@ -64,7 +64,7 @@ def merge_chosen(search: SearchPlan, server: Node, reports: Mapping[int, Knowled
 
 
 def _batch(search: SearchPlan, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
-    """The knowledge for each learner at the begin of a new batch of cells."""
+    """The knowledge for each learner at the start of a new batch of cells."""
     before = server.state[_ALL].shape[1] if _ALL in server.state else 0
     news: dict[str, Tensor] = {}
     if search.sampler == "tpe":
