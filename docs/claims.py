@@ -15,7 +15,7 @@ from analysis.statistics.claims import Claim, decide
 from analysis.statistics.intervals import RATE, interval, paired_difference
 from analysis.statistics.ratios import ratio_of_means
 from docs.study import Study
-from fedkd.tensors.ties import mean_share, standing
+from fedkd.tensors.ties import mean_share, rank_key
 
 NEAR = 0.01
 """Accuracy within which two methods are near each other."""
@@ -48,19 +48,19 @@ def cells(study: Study) -> list[Claim]:
         }
     )
     standings = {
-        str(name): standing(rows["accuracy"].tolist(), rows["loss"].tolist())
+        str(name): rank_key(rows["accuracy"].tolist(), rows["loss"].tolist())
         for name, rows in at_end.groupby(level="federation")
     }
-    chosen = study.scores.assign(standing=study.scores.index.map(standings))
+    chosen = study.scores.assign(rank_key=study.scores.index.map(standings))
     grids = {
-        place: {score: rows.pivot(index="seed", columns="method", values=score) for score in ("standing", "accuracy")}
+        place: {score: rows.pivot(index="seed", columns="method", values=score) for score in ("rank_key", "accuracy")}
         for place, rows in chosen.groupby("partition")
     }
     reached = grids[skewed]["accuracy"]
 
     # Of equal cells the first of the recipe is chosen.
     def by_validation(place: str, seed: int) -> str:
-        found = grids[place]["standing"].loc[seed].to_dict()
+        found = grids[place]["rank_key"].loc[seed].to_dict()
         return min(study.methods, key=found.__getitem__)
 
     def by_other_seeds(place: str, seed: int) -> str:

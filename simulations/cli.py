@@ -246,12 +246,12 @@ def refine(
     from fedkd.protocol.client import use_one_thread
     from simulations.refine import Refining
     from simulations.refine import refine as refined
-    from simulations.waiting import Waiting
+    from simulations.stages import StageProgress
 
     use_one_thread()
     epochs = (teacher_epochs, reference_epochs)
     asked = Refining(corpus, teacher, reference, keep, score, noise, held, epochs, lr, batch_size, seed)
-    outcome = refined(asked, Waiting(out))
+    outcome = refined(asked, StageProgress(out))
     outcome.save(results)
     for line in outcome.words():
         out.print(escape(line))

@@ -62,7 +62,7 @@ def test_dp_kd_renews_its_anchor_between_two_teachers() -> None:
     for job in method.plan(client, sent[0]):
         anchors.append(client.state["anchor"].clone())
         fit(client, job)
-        students.append(method._own(client))
+        students.append(method._student_logits(client))
     assert len(anchors) == 2
     assert torch.equal(anchors[1], students[0]), "what it was when the first teacher was done"
     assert torch.equal(client.state["anchor"], students[1])

@@ -36,7 +36,7 @@ from fedkd.tensors.samples import Data
 from fedkd.training.batch import Fit
 from fedkd.training.fit import fit
 from simulations.refine import Refined, Refining, byte_ranges, joined, refine
-from simulations.waiting import PATIENCE, Waiting
+from simulations.stages import PATIENCE, StageProgress
 from tests.conftest import Call
 from tests.small import own_cache
 
@@ -284,10 +284,10 @@ class TestCommand:
 
 def test_progress_tells_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 100.0
-    monkeypatch.setattr("simulations.waiting.time.monotonic", lambda: now)
-    waiting = Waiting(Console(width=120))
+    monkeypatch.setattr("simulations.stages.time.monotonic", lambda: now)
+    progress = StageProgress(Console(width=120))
     for done in range(5):
-        waiting("training gpt", done, 5)
+        progress("training gpt", done, 5)
         now += 0.75 * PATIENCE
     told = capsys.readouterr().out.splitlines()
     assert told == ["training gpt: 2 of 5, about 4 s left", "training gpt: 4 of 5, about 2 s left"]

@@ -11,7 +11,7 @@ PATIENCE = 2.0
 """Seconds of silence between two lines."""
 
 
-class Waiting:
+class StageProgress:
     """Prints the progress of each stage of a task; called with (name of the stage, done, total)."""
 
     def __init__(self, out: Console) -> None:
