@@ -61,7 +61,7 @@ def partition_files(text: str) -> dict[str, str]:
 
 
 def make_split(federation: Federation, dataset: Dataset) -> Split:
-    """Split a data set: the transfer set first, then the clients' shards, validation out of each, and the local tests.
+    """Split a data set: first the transfer set, then the clients' shards, their validation samples and local tests.
 
     Raises:
         UserError: the partition cannot be made; the message says why.

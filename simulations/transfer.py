@@ -1,4 +1,4 @@
-"""The transfer set: held out of the training data before they are dealt, or taken from another data set."""
+"""The transfer set: held out of the training data before the clients get theirs, or taken from another data set."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Selection(ABC):
 
 
 class Ranked(Selection):
-    """The share `keep` of samples with the highest scores, anew in every `every`th round."""
+    """The share `keep` of samples with the highest scores, selected again in every `every`th round."""
 
     @property
     @abstractmethod

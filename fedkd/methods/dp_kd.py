@@ -32,12 +32,13 @@ class DPKD(Distilling):
     cross-entropy, T = 1, ties go to the student. Their controls: KL-Dist, all from the teacher, is `kd(weight=1.0)`;
     XE-KL is `kd(weight=0.5)`; all from oneself is `kd(weight=1.0, teachers="self")`.
 
-    Several teachers, in each of their three forms. Parallel: per sample the best of all teachers and the student
-    itself. Sequential: one teacher after the other within a round, the frozen past being renewed whenever the teacher
-    changes. Soup: one student for each teacher, all from the round's start, then the mean of their weights and buffers.
+    Their three forms for several teachers are here. Parallel: each sample is learnt from the best of all teachers and
+    the student itself. Sequential: the student learns from one teacher after the other within a round, and its frozen
+    past is renewed between them. Soup: one student for each teacher, all from the start of the round; their weights and
+    buffers are then averaged.
 
-    How a round is divided is ours: its steps go to the teachers in equal shares, and what is left over to some of
-    them in turn, on from round to round. With fewer steps than teachers, those without a step wait for a later round
+    How a round is divided is ours: all teachers get equal shares of its steps. The remaining steps go to some of them
+    in turn, continued from round to round. With fewer steps than teachers, those without a step wait for a later round
     and are no part of the soup.
     """
 

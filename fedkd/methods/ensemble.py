@@ -18,8 +18,8 @@ from fedkd.node.sending import sent_model
 class Ensemble(Method):
     """The mean of all clients' probabilities, evaluated at the server: what their knowledge is worth together.
 
-    Clients train on alone, as with local, and upload their models; nothing comes back. An upper bound for what one
-    model could be taught by them.
+    Each client trains alone, as with local, and uploads its model; the server sends nothing. The accuracy is an upper
+    bound for one model that learns from all clients.
     """
 
     @property

@@ -27,8 +27,8 @@ class KD(Distilling):
     Hinton et al., arXiv 1503.02531; between pre-trained peers: Alballa & Canini, arXiv 2402.14922. The fixed
     T = 1 and w = 0.5 of the untuned form are our reading.
 
-    Beside dp_kd, `kd(weight=1.0)` is its control KL-Dist and `kd(weight=0.5)` its control XE-KL. With
-    `teachers="self"` a client is taught by its own past, which it knows: nothing travels.
+    `kd(weight=1.0)` is the control KL-Dist of dp_kd, and `kd(weight=0.5)` its control XE-KL. With `teachers="self"` a
+    client learns from its own earlier predictions, and nothing is sent.
     """
 
     temperature: Temperature = 1.0

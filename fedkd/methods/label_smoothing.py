@@ -17,8 +17,8 @@ from fedkd.training.batch import Batch
 class LabelSmoothing(Method):
     """Uniform soft labels instead of a teacher's: (1 − α)·CE + α·T²·KL(uniform ‖ student), and nothing travels.
 
-    Szegedy et al. 2016, arXiv 1512.00567, at T = 1 and up to the constant α·log C; the temperature is ours, so that it
-    can stand beside any soft labels at their own α and T. It acts on labelled samples only.
+    Szegedy et al. 2016, arXiv 1512.00567, at T = 1 and up to the constant α·log C. The temperature is ours, so that it
+    can be compared with other soft labels at their α and T. It acts on labelled samples only.
     """
 
     alpha: Annotated[float, Interval(ge=0, le=1)] = 0.1

@@ -38,21 +38,21 @@ THEN = "then/"
 class MiniPLM(Method):
     """Learn from the samples that a teacher finds easier than a small reference does, and leave out the rest.
 
-    Gu et al., arXiv 2410.17215: the score of a sample is its mean loss a token by the reference minus that by the
-    teacher; the highest are kept, in their order, and learnt from as if there were no others. `score="all"` with
-    `distil=0.5` is their vanilla KD; ours computes the teacher's predictions once instead of at every step.
-    `generated` is sequence-level KD (Kim & Rush 2016, arXiv 1606.07947).
+    Gu et al., arXiv 2410.17215: the score of a sample is its mean loss per token by the reference minus that by the
+    teacher. The samples with the highest scores are selected, in their order, and the student learns only from them.
+    `score="all"` with `distil=0.5` is their vanilla KD; ours computes the teacher's predictions once instead of at
+    every step. `generated` is sequence-level KD (Kim & Rush 2016, arXiv 1606.07947).
 
-    The federated form is ours. The server trains both models on the transfer set, which is nobody's own, as the
-    [train] table says, and sends them once; clients score their own samples, and with `cut="global"` upload two
-    histograms of 4 KB, one coarse and one of the bin where the cut lies, for one threshold. Then come the rounds of
-    `then`, in as many steps as without a selection. Text is its own label; of images, the transfer set must be
-    labelled. Whoever would be left with nothing keeps its best sample.
+    The federated form is ours. The server trains both models on the transfer set with the settings of `[train]` and
+    sends them once. Clients score their private samples. With `cut="global"` they upload two histograms of 4 KB for one
+    common threshold: a coarse one, and one of the bin that contains the threshold. Then come the rounds of `then`, with
+    as many steps as without a selection. Text is its own label; for images the transfer set must be labelled. A client
+    without a sample above the threshold learns from its best one.
 
-    Recorded: `kept`, the share that is learnt from; `ngram_diversity`, the share of different 4-grams in it;
-    `teacher_tokens` and `reference_tokens` that the two processed at a client, or the teacher wrote at the server (an
-    online teacher would process `samples` chunks of tokens each round); at the server, what their training took
-    (`teacher_trained_tokens`, `reference_trained_tokens`), and their loss on the transfer set.
+    Recorded: `kept`, the share of samples that is learnt from; `ngram_diversity`, the share of different 4-grams in it;
+    `teacher_tokens` and `reference_tokens`, which the two models processed at a client, or the teacher generated at the
+    server (an online teacher would process `samples` chunks of tokens each round); at the server, the tokens of their
+    training (`teacher_trained_tokens`, `reference_trained_tokens`) and their loss on the transfer set.
     """
 
     keep: Annotated[float, Interval(gt=0, le=1)] = 0.5

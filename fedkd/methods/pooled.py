@@ -10,8 +10,8 @@ from fedkd.methods.local import Local
 class Pooled(Local):
     """One model on everybody's data, as if there were no borders: the upper bound that targets are measured against.
 
-    Client 0's model is pre-trained and trained on the union of all shards, with as many epochs a round as any client;
-    the other clients do not take part, and a consolidated `start` means nothing to it.
+    Client 0's model is pre-trained and trained on the union of all shards, with as many epochs in a round as any client
+    has. The other clients do not take part. There is one model, so a consolidating `start` changes nothing.
     """
 
     @property

@@ -28,15 +28,15 @@ class ReffAKD(Method):
     """Soft labels without a teacher, by how alike an autoencoder finds classes: (1 − α)·CE + α·T²·KL(q ‖ student).
 
     Doshi & Kim, arXiv 2404.09886. q_y, the soft label of class y, is the softmax of row y of a matrix of similarities;
-    it is not softened by T. It needs the label, so it acts on labelled samples only. q is nearly uniform: its control
-    is `label_smoothing` at the same α and T, whose defaults these are (ours).
+    it is not softened by T. It needs the label, so it acts on labelled samples only. q is nearly uniform; its control
+    is `label_smoothing` with the same α and T, which has the same defaults (ours).
 
     The federated form is ours. Before round 1, the server trains one autoencoder on the transfer inputs and sends its
-    first half; clients send sums and counts of the embeddings of each class, so that the similarities do not depend on
-    who holds what; the server sends q, once. With `encoder="local"` each client trains its own on its own images and
-    sends the similarities that it finds. Costs stand apart from those of the rounds, as `encoder_steps` and
-    `encoder_samples`, with the error of the reconstructions as `encoder_loss`. The server reports `boost`, and up to
-    20 classes each `similarity/A/B`, A ≤ B, as it was before the boost.
+    encoder. Clients send sums and counts of the embeddings of each class, so the similarities do not depend on which
+    client has which sample. The server sends q once. With `encoder="local"` each client trains an autoencoder on its
+    private images and sends its similarities. Costs are recorded separately from those of the rounds, as
+    `encoder_steps` and `encoder_samples`, with the reconstruction error as `encoder_loss`. The server records `boost`,
+    and with at most 20 classes each `similarity/A/B`, A ≤ B, before the boost.
     """
 
     alpha: Annotated[float, Interval(ge=0, le=1)] = 0.1

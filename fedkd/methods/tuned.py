@@ -18,15 +18,15 @@ from fedkd.tuning.search import Search
 class Tuned(Search):
     """Any method at the settings that validate best, the method as given always being among those tried.
 
-    The search of Alballa & Canini, arXiv 2402.14922, for every method; the forms that it takes are ours. Every cell
-    starts from the same pre-trained state and sees the batches that rounds 1, 2, … will bring. Where teachers are
-    frozen, a client tries all cells within one message, and only scores go up. Where they teach what they have learnt
-    since, the cells of all clients train side by side, one round an exchange. Afterwards the model is what it was.
-    Only validation samples are looked at.
+    The search of Alballa & Canini, arXiv 2402.14922, for every method; its forms are ours. Every cell starts from the
+    same pre-trained state and sees the same batches as rounds 1, 2, … will. If teachers are frozen, a client tries all
+    cells in one exchange and uploads only scores. If teachers teach what they have learnt since, the cells of all
+    clients train side by side, one round in each exchange. After the search the client's model is as before. Scores use
+    only validation samples.
 
-    Equal budgets: give every method of a study a grid of as many cells, and equal rounds; `tuning_steps` are then
-    equal. `lr`, `momentum` and `weight_decay` of the `[train]` table may be in any grid, so that `local`, `dml` and
-    `dp_kd`, which have little of their own to tune, get as much:
+    Equal budgets: give every method of a study a grid with the same number of cells, and equal rounds; then
+    `tuning_steps` are equal. `lr`, `momentum` and `weight_decay` of the `[train]` table may be in any grid. So methods
+    with few parameters, such as `local`, `dml` and `dp_kd`, can have the same budget:
     `tuned(method="local", grid={"lr": [0.01, 0.02, 0.05, 0.1]})`.
     """
 

@@ -19,9 +19,9 @@ class TunedKD(SoftPredictions, Search):
     """kd at the temperature and weight that validate best, searched on a grid that holds the untuned cell too.
 
     Alballa & Canini, arXiv 2402.14922; the grid is ours. Every cell starts from the same pre-trained state and trains
-    for `rounds` rounds; the clients' mean validation accuracy chooses one cell for the federation (then the lower
-    loss, then the first). Teachers are frozen, so a client tries all cells within one message, and only scores go up.
-    It is `tuned` for kd.
+    for `rounds` rounds. The cell with the highest mean validation accuracy over the clients is chosen for the
+    federation (then the lower loss, then the first). Teachers are frozen, so a client tries all cells in one exchange
+    and uploads only scores. It is `tuned` for kd.
     """
 
     temperatures: Annotated[tuple[Temperature, ...], MinLen(1)] = (1.0, 2.0, 4.0, 8.0, 10.0, 20.0)

@@ -1,4 +1,4 @@
-"""Training, the hot path: steps of a loss, as a method describes them."""
+"""The training loop, the hot path: the steps of one `Fit`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fedkd.training.rates import Rates
 
 
 def fit(node: Node, job: Fit) -> Tensor:
-    """Train the node's student as the job says.
+    """Train the node's student by the steps of `job`.
 
-    Each step takes one batch of private and one of transfer samples, where the loss needs them, in one forward
-    pass. Batches run through reshuffled passes over the data. Returns the mean loss over the steps, a scalar.
+    Each step makes one forward pass with a batch of private and a batch of transfer samples, if the loss needs both.
+    Batches are slices of reshuffled passes over the data. Returns the mean loss over the steps, a scalar.
 
     Raises:
-        DivergedError: the loss of a step was not finite; looked at once, after the last step.
+        DivergedError: the loss of a step was not finite; checked once, after the last step.
     """
     settings = job.optimisation or node.training
     numbers = job.numbers(node)

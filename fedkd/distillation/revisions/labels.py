@@ -15,8 +15,8 @@ from fedkd.distillation.revision import Revision, towards_labels
 class Labels(Revision):
     """Wrong soft predictions are mixed with the label until it leads the old favourite by 1 − η.
 
-    Lan et al., arXiv 2404.03693. To revise at T = 1 and to apply the temperature afterwards is ours: revised at a high
-    temperature, a prediction would demand a far larger gap between logits than any teacher has.
+    Lan et al., arXiv 2404.03693. It is ours to revise at T = 1 and to apply the temperature afterwards. At a high
+    temperature, a revised prediction would need a far larger gap between logits than any teacher has.
     """
 
     eta: Annotated[float, Interval(ge=0, lt=1)] = 0.8

@@ -24,13 +24,13 @@ class Influence(Ranked):
     """Samples whose distillation, instead of learning from ground truth, helps the client's validation loss most.
 
     The selection by influence is that of Lan et al., arXiv 2404.03693, whose score is not published; this one is ours.
-    It foretells how much better the validation loss would be with this sample distilled than with it learnt from its
-    label, if the student's last layer were trained to the end on all that the method trains it on: its private samples,
-    and the transfer samples, all others distilled. Which of these are selected is not known before the scores are. The
-    curvature of that loss is exact up to 131,072 weights of the last layer; for a larger one, which is not trained, it
-    is a product of two Kronecker factors, and the results say so in `influence_factored`. Ranks agree with training the
-    last layer anew (`python -m benchmarks.agreement`, digits, ten clients, Spearman) by 0.990 to 1.000 under iid and by
-    0.998 to 1.000 under dirichlet(alpha=0.1).
+    It predicts how much lower the validation loss would be if this sample were distilled instead of learnt from its
+    label. It assumes that the student's last layer is trained to convergence on the private samples and on the transfer
+    samples, with all other transfer samples distilled, because the selection is not known before the scores. The
+    curvature of that loss is exact for last layers of up to 131,072 weights. A larger layer is not trained here, its
+    curvature is a product of two Kronecker factors, and results then have `influence_factored`. Ranks agree with those
+    of training the last layer anew (`python -m benchmarks.agreement`, digits, ten clients, Spearman) by 0.990 to 1.000
+    under iid and by 0.998 to 1.000 under dirichlet(alpha=0.1).
     """
 
     keep: Keep = 0.7
