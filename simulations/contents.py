@@ -47,7 +47,7 @@ def _files(federation: Federation) -> Iterator[Path]:
     for text in texts:
         for spec in specs_in(text):
             if spec.file:
-                # What a user's own code does with a name is not known here; where it is a file, it may read it.
+                # A user's code may read files that it is given by name, so these are part of the content.
                 given = (value for value in spec.arguments.values() if isinstance(value, str))
                 yield from (Path(value) for value in given if value and located(value).is_file())
             elif text not in federation.client_models and spec.name in ARCHITECTURES.names:

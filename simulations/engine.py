@@ -100,7 +100,7 @@ def on_ray(app: ClientApp, drive: Drive, clients: int, lanes: int, settings: Ray
     def main(grid: Grid, context: Context) -> None:
         del context
         try:
-            # Replies are looked for every tenth of a second by default, longer than many a round takes.
+            # By default Flower checks for replies every tenth of a second, which is longer than many rounds take.
             vars(grid)["pull_interval"] = 0.01
             connected = wait_for_nodes(grid, nodes * lanes)
             drive([Lane(grid, connected[lane * nodes : (lane + 1) * nodes]) for lane in range(lanes)])
@@ -133,7 +133,7 @@ def _prepare_ray() -> None:
     """Set the environment variables that Ray and its workers read when they are imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    # Workers that were given no GPU must not see one: a client uses what it sees. Ray announces another default.
+    # Workers without a GPU must not see one, because a client uses every GPU it sees. Ray will change its default.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
 
@@ -150,9 +150,9 @@ def _start_ray(verbose: bool) -> None:
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
         )
-    # Ray reports a worker that it restarts past every logger.
+    # Ray prints about workers that it restarts, without any logger.
     ray._private.worker._worker_logs_enabled = verbose
-    # What a client does is tried again, but not its orderly end: Ray would report that as a failed task.
+    # Calls of a client are tried again, but not its normal end: Ray would report that as a failed task.
     vars(ClientAppActor)["__ray_metadata__"].method_meta.max_task_retries["terminate"] = 0
 
 

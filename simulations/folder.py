@@ -61,7 +61,7 @@ class ResultsFolder:
                 (self.path / ".lock").unlink(missing_ok=True)
                 for folder in new:
                     with contextlib.suppress(OSError):
-                        folder.rmdir()  # fails, as it should, where there are results in it
+                        folder.rmdir()  # fails on purpose if the folder has results
 
     def journal(self, header: Mapping[str, Any]) -> Journal:
         """The journal with this header; it is created if it does not exist."""
@@ -135,7 +135,7 @@ class ResultsFolder:
 
 def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys that have more than one value among some settings."""
-    # As JSON: what an earlier run wrote into study.json has lists where federations have tuples.
+    # As JSON, because study.json has lists where federations have tuples.
     return [key for key in settings[0] if len({json.dumps(each.get(key)) for each in settings}) > 1]
 
 

@@ -40,7 +40,7 @@ def same_header(one: Any, other: Any) -> bool:
 def _completed(header: Any) -> Any:
     if not (isinstance(header, dict) and isinstance(header.get("settings"), dict)):
         return header
-    # Through JSON: a tuple and a list are the same there.
+    # Through JSON, in which tuples and lists are equal.
     return json.loads(json.dumps({**header, "settings": with_defaults(header["settings"])}))
 
 

@@ -43,10 +43,10 @@ def comparison(out: Console, results: Path, target: float | None = None, everyth
             title = f"{escape(outcome.title)} · [bold]{escape(partition)}[/]"
             table = Table(title=title, title_justify="left", title_style="", box=SIMPLE_HEAD, pad_edge=False)
             table.add_column("method", min_width=24)
-            # Of two seeds a terminal shows the mean; the report gives the range.
+            # For two seeds the terminal shows the mean; the report also gives the range.
             lines = [[row["method"], *(row[name].split(", range")[0] for name in shown)] for row in group]
             for column, name in enumerate(shown, start=1):
-                # A number and its interval stay in one line, and so does a word.
+                # Numbers with their intervals, and words, are not broken over lines.
                 texts = [name, *(line[column] for line in lines)]
                 words = [word for text in texts for word in ([text] if name in whole else text.split())]
                 table.add_column(escape(heads[name]), justify="right", min_width=max(map(len, words)))

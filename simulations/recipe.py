@@ -128,7 +128,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
     )
     swept = tuple(key for key in keys if len(dict.fromkeys(map(repr, values[key]))) > 1)
     settings = _checked("ray", RaySettings, {key.removeprefix("ray."): options[0] for key, options in ray.items()})
-    # Whether specs can be run together does not depend on the seed.
+    # Whether specs work together does not depend on the seed.
     alike: dict[Federation, Federation] = {}
     for federation in federations:
         alike.setdefault(replace(federation, seed=0), federation)

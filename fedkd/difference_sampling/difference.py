@@ -75,7 +75,7 @@ def threshold(counts: Tensor, keep: float, low: float, high: float) -> float:
 def diversity(tokens: Tensor, n: int = 4) -> float:
     """Share of different n-grams among all those of (m, length) tokens; none crosses the border of a chunk."""
     grams = tokens.unfold(1, min(n, tokens.shape[1]), 1).flatten(0, 1)
-    # One token at a time, so that no number outgrows 64 bits whatever the vocabulary.
+    # One token at a time, so that numbers fit into 64 bits with every vocabulary.
     known = grams[:, 0]
     for token in grams.T[1:]:
         known = torch.unique(known * (int(tokens.max()) + 1) + token, return_inverse=True)[1]

@@ -74,7 +74,7 @@ def drawn(channels: int, rng: torch.Generator) -> Autoencoder:
     with torch.no_grad():
         for layer in [*network.encoder, *network.decoder]:
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                # Of a transposed 4×4 kernel of stride 2, a quarter reaches each value that comes out.
+                # Each output of a transposed 4×4 convolution of stride 2 uses a quarter of the kernel.
                 reach = 4 if isinstance(layer, nn.ConvTranspose2d) else 16
                 bound = math.sqrt(6 / (layer.in_channels * reach))
                 layer.weight.uniform_(-bound, bound, generator=rng)

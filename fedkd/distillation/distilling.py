@@ -93,7 +93,7 @@ class Distilling(SoftPredictions, Method):
 
     def check(self, federation: Federation, labelled: bool) -> None:
         if self.refresh != "never":
-            # Whether there are enough depends on nothing but whether the student is one of them.
+            # Whether there are enough teachers depends only on whether the student may teach too.
             tutors = set(federation.tutors)
             alike = {student in tutors: student for student in reversed(federation.learners)}
             for student in sorted(alike.values()):

@@ -51,11 +51,11 @@ def towards_labels(logits: Tensor, labels: Tensor, eta: float) -> tuple[Tensor, 
         bool: which are revised.
     """
     wrong = logits.argmax(dim=1).ne(labels)
-    p = torch.softmax(logits.double(), dim=1)  # float32 would leave the margin short by its rounding
+    p = torch.softmax(logits.double(), dim=1)  # rounding of float32 would make the margin too small
     truth = torch.nn.functional.one_hot(labels, logits.shape[1]).to(p.dtype)
     beta = eta / (p.amax(dim=1) - p.gather(1, labels.unsqueeze(1)).squeeze(1) + 1)
     revised = beta.unsqueeze(1) * p + (1 - beta).unsqueeze(1) * truth
-    # log 0 would be −∞, which a temperature or a mean over teachers turns into NaN sooner or later.
+    # log 0 would be −∞, which becomes NaN with a temperature or in a mean over teachers.
     floor = torch.finfo(logits.dtype).tiny
     return torch.where(wrong.unsqueeze(1), revised.clamp(min=floor).log().to(logits.dtype), logits), wrong
 

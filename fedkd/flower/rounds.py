@@ -136,7 +136,7 @@ class Rounds:
             open_ones -= {reply.metadata.reply_to_message_id for reply in came}
             replies += came
             answered = sum(len(self._groups[reply.metadata.src_node_id]) for reply in replies)
-            # Of a group that has not answered, what its clients have written shows how far it is.
+            # Clients of a group that has not answered are counted by the state files that they have written.
             done = min(clients, max(answered, started(self.store) if self.store else 0))
             if done > known:
                 known = done

@@ -100,7 +100,7 @@ class Schedule:
         learners = federation.learners
         if moment.phase is not Phase.ROUND or federation.participation == 1:
             return learners
-        # Products such as 0.7·10 fall short of the whole number by their rounding.
+        # Rounding makes products such as 0.7·10 slightly smaller than the whole number.
         number = max(1, int(federation.participation * len(learners) + 1e-9))
         order = torch.randperm(len(learners), generator=stream(federation.seed, "participation", moment.step))
         return [learners[int(i)] for i in order[:number]]

@@ -53,7 +53,7 @@ class Crop(Step):
             )
         border = (self.padding,) * 4
         padded = F.pad(x, border, "reflect") if self.fill == "reflect" else F.pad(x, border)
-        # A view of all windows, in which one is chosen for each image: only what is chosen is copied.
+        # A view of all windows; only the window that is chosen for each image is copied.
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)
         top, left = corners.to(x.device, non_blocking=True)
         return windows[torch.arange(n, device=x.device), :, top, left]

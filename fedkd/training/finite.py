@@ -16,8 +16,8 @@ _ADVICE = "training diverged: try a lower train.lr or pretrain.lr"
 def check_weights(model: nn.Module) -> None:
     """Raise DivergedError where a weight or a running statistic of a model is not finite: one pass over them."""
     values = [value for value in model.state_dict().values() if value.is_floating_point() and value.numel()]
-    # Where a value is not finite, the smallest or the largest is not either: far faster than asking of each, and
-    # again in the order in which they lie in memory.
+    # If a value is not finite, the smallest or the largest is not finite either. This is much faster than a test of
+    # each value, and faster again in the order of the values in memory.
     laid = [value.permute(*sorted(range(value.dim()), key=value.stride, reverse=True)) for value in values]
     if laid and not bool(torch.stack([end for value in laid for end in value.aminmax()]).isfinite().all()):
         raise DivergedError("the weights of its model are not finite")

@@ -64,7 +64,7 @@ def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Sp
         return Spent()
 
     def make() -> dict[str, Tensor]:
-        # A node of its own: what this training does must not show in the client's counters or random streams.
+        # A separate node, because this training must not change the client's counters or random streams.
         training = replace(client.training, precision=settings.precision, compile=settings.compile)
         scratch = Node(client.id, client.clients, client.seed, training, client.classes, client.data)
         scratch.device, scratch.models["student"] = client.device, model

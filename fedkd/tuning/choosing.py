@@ -152,7 +152,7 @@ def _merged(
         merged.append(cells[number].method.merge(alone, reports))
         server.state |= scoped(f"{_STATE}{number}/{round}/", alone.state)
         if number == 0 and round == 0:
-            # A federation with a model at the server is evaluated at its start by that of the method as given.
+            # If the server has a model, the one of the untuned cell is evaluated at the start.
             server.models = alone.models
     return merged
 
