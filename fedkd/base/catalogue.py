@@ -58,8 +58,8 @@ class Catalogue(Generic[T]):
         """Every name that exists, sorted."""
         package = importlib.import_module(self.package)
         files = (module.name for module in pkgutil.iter_modules(package.__path__))
-        found = (name for name in files if self.entry(importlib.import_module(f"{self.package}.{name}"), name))
-        return tuple(sorted(found))
+        entries = (name for name in files if self.entry(importlib.import_module(f"{self.package}.{name}"), name))
+        return tuple(sorted(entries))
 
     def find(self, spec: Spec) -> type[T]:
         """The class behind a parsed spec.
@@ -193,8 +193,8 @@ def _type_name(hint: Any) -> str:
 def _bounds(extra: object) -> list[str]:
     """The limits that an annotation sets, in signs: `> 0`, `≤ 1`."""
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    found = ((sign, getattr(extra, name, None)) for name, sign in signs.items())
-    return [f"{sign} {limit}" for sign, limit in found if limit is not None]
+    limits = ((sign, getattr(extra, name, None)) for name, sign in signs.items())
+    return [f"{sign} {limit}" for sign, limit in limits if limit is not None]
 
 
 def _plain(default: Any) -> Any:

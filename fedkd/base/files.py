@@ -31,9 +31,9 @@ def file_cache(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """`functools.lru_cache` for what depends on files besides its arguments: `forget_files` empties it."""
 
     def cached(function: Callable[P, T]) -> Callable[P, T]:
-        kept = lru_cache(maxsize=maxsize)(function)
-        _CACHES.append(kept.cache_clear)
-        return cast("Callable[P, T]", kept)
+        cached_function = lru_cache(maxsize=maxsize)(function)
+        _CACHES.append(cached_function.cache_clear)
+        return cast("Callable[P, T]", cached_function)
 
     return cached
 
@@ -69,7 +69,7 @@ def candidates(path: str | Path) -> list[Path]:
 
 def located(path: str | Path) -> Path:
     """The first of the `candidates` that exists; what is nowhere keeps the path as it was given."""
-    return next((place for place in candidates(path) if place.exists()), Path(path).expanduser())
+    return next((candidate for candidate in candidates(path) if candidate.exists()), Path(path).expanduser())
 
 
 def content_hash(path: Path) -> str:
@@ -104,9 +104,9 @@ def python_files(file: Path) -> tuple[Path, ...]:
     Raises:
         UserError: the file is not there, cannot be read, or is not Python.
     """
-    folder, seen, waiting = file.parent, {file}, [file]
-    while waiting:
-        for module in _imported(waiting.pop()):
+    folder, seen, pending = file.parent, {file}, [file]
+    while pending:
+        for module in _imported(pending.pop()):
             parts = module.split(".")
             if parts[0] in _ROOMS:
                 continue
@@ -115,7 +115,7 @@ def python_files(file: Path) -> tuple[Path, ...]:
                 for candidate in (stem.with_suffix(".py"), stem / "__init__.py"):
                     if candidate not in seen and candidate.is_file():
                         seen.add(candidate)
-                        waiting.append(candidate)
+                        pending.append(candidate)
     return tuple(sorted(seen))
 
 

@@ -57,17 +57,17 @@ def parse(text: str) -> Spec:
     """
     if len(text) > LONGEST:
         raise UserError(f"cannot read the spec {_short(text)}: it has {len(text)} characters, of at most {LONGEST}")
-    own = _OWN_FILE.match(text.strip())
-    call = own["call"] if own else text
+    own_file = _OWN_FILE.match(text.strip())
+    call = own_file["call"] if own_file else text
     argument = None
-    if not own and (split := _ARGUMENT.match(text.strip())):
+    if not own_file and (split := _ARGUMENT.match(text.strip())):
         argument = split["argument"].strip()
         call = split["name"] + (split["call"] or "")
     try:
         node = ast.parse(call.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"cannot read the spec {_short(text)}; it should be {_SHAPE}") from error
-    file = own["file"] if own else None
+    file = own_file["file"] if own_file else None
     if isinstance(node, ast.Name):
         return Spec(node.id, {}, file, argument)
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
@@ -92,9 +92,9 @@ def terms(text: str, sign: str) -> tuple[str, ...]:
     ('dirichlet(alpha=0.3)', 'noise(sigma=0.5)')
     """
     parts, depth, quote, start = [], 0, "", 0
-    for place, letter in enumerate(text):
+    for index, letter in enumerate(text):
         if quote:
-            quote = "" if letter == quote and text[place - 1] != "\\" else quote
+            quote = "" if letter == quote and text[index - 1] != "\\" else quote
         elif letter in "\"'":
             quote = letter
         elif letter in "([{":
@@ -102,8 +102,8 @@ def terms(text: str, sign: str) -> tuple[str, ...]:
         elif letter in ")]}":
             depth -= 1
         elif letter == sign and not depth:
-            parts.append(text[start:place].strip())
-            start = place + 1
+            parts.append(text[start:index].strip())
+            start = index + 1
     return (*parts, text[start:].strip())
 
 

@@ -119,13 +119,13 @@ def _chunks(parts: list[Tensor], rows: int = 4096) -> Iterator[Tensor]:
     Small parts share a piece, large ones stay uncopied.
     """
     size = max(1, rows // rows_a_sample(parts[0]))
-    waiting: list[Tensor] = []
+    pending: list[Tensor] = []
     for piece in (piece for part in parts for piece in torch.split(part, size)):
-        if waiting and sum(map(len, waiting)) + len(piece) > size:
-            yield torch.cat(waiting) if len(waiting) > 1 else waiting[0]
-            waiting = []
-        waiting.append(piece)
-    yield torch.cat(waiting) if len(waiting) > 1 else waiting[0]
+        if pending and sum(map(len, pending)) + len(piece) > size:
+            yield torch.cat(pending) if len(pending) > 1 else pending[0]
+            pending = []
+        pending.append(piece)
+    yield torch.cat(pending) if len(pending) > 1 else pending[0]
 
 
 Loader = Callable[[Federation, int], Holdings]

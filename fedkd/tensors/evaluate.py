@@ -37,11 +37,11 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     Guo et al. 2017, arXiv 1706.04599; 0 where the highest probability is as often right as it says.
     """
     confidence = torch.cat([part.double().softmax(dim=1).amax(dim=1) for part in _pieces(logits)])
-    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    bin_index = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gap = right(logits, labels).double() - confidence
-    return float(torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add_(0, place, gap).abs().sum()) / len(
-        labels
-    )
+    return float(
+        torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add_(0, bin_index, gap).abs().sum()
+    ) / len(labels)
 
 
 def agreement(one: Tensor, other: Tensor) -> float:
@@ -53,8 +53,8 @@ def mean_loss(logits: Tensor, labels: Tensor) -> float:
     """Mean cross-entropy in nats a row."""
     parts = _pieces(logits)
     losses = [
-        float(cross_entropy(part.double(), own)) * (len(part) / len(logits))
-        for part, own in zip(parts, torch.split(labels, [len(part) for part in parts]), strict=True)
+        float(cross_entropy(part.double(), piece_labels)) * (len(part) / len(logits))
+        for part, piece_labels in zip(parts, torch.split(labels, [len(part) for part in parts]), strict=True)
     ]
     return math.fsum(losses)
 

@@ -190,8 +190,8 @@ def retrained(start: Curvature, objective: Objective, damping: float) -> Curvatu
         falls, scale = float((gradient * step).sum()), 1.0
         while scale > 1e-10:
             tried = Curvature(start.features, now.head - scale * step, objective)
-            found = tried.value + damping / 2 * float((tried.head - start.head).square().sum())
-            if found <= value - 1e-4 * scale * falls:
+            tried_value = tried.value + damping / 2 * float((tried.head - start.head).square().sum())
+            if tried_value <= value - 1e-4 * scale * falls:
                 break
             scale /= 2
         else:
