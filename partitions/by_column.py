@@ -45,10 +45,10 @@ class ByColumn(Strategy):
         """Give test samples to who holds the training samples of the same value."""
         del rng
         known, asked = self._column(samples), self._column(test)
-        holders = np.repeat(np.arange(len(partition.clients)), [len(own) for own in partition.clients])
+        holders = np.repeat(np.arange(len(partition.clients)), [len(indices) for indices in partition.clients])
         values, first = np.unique(known[np.concatenate(partition.clients)], return_index=True)
-        place = np.minimum(np.searchsorted(values, asked), len(values) - 1)
-        owner = np.where(values[place] == asked, holders[first][place], -1)
+        nearest = np.minimum(np.searchsorted(values, asked), len(values) - 1)
+        owner = np.where(values[nearest] == asked, holders[first][nearest], -1)
         shards = tuple(np.flatnonzero(owner == client) for client in range(len(partition.clients)))
         return Partition(shards, np.flatnonzero(owner == -1))
 

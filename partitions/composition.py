@@ -58,21 +58,23 @@ class Sum(Strategy):
 
     def split(self, samples: Samples, clients: int, rng: np.random.Generator) -> Partition:
         """Thin, deal, skew: in this order, whatever the order of the terms, which counts within each group."""
-        kept = np.arange(len(samples))
+        remaining = np.arange(len(samples))
         for part in self.parts:
             if isinstance(part, Thinning):
-                kept = kept[np.sort(part.keep(samples.some(kept), rng))]
-        if clients > len(kept):
-            raise PartitionError(f"{clients} clients cannot share the {len(kept)} samples that are left; use fewer")
-        partition = self.dealer.split(samples.some(kept), clients, rng)
-        thinned = np.setdiff1d(np.arange(len(samples)), kept, assume_unique=True)
+                remaining = remaining[np.sort(part.keep(samples.some(remaining), rng))]
+        if clients > len(remaining):
+            raise PartitionError(
+                f"{clients} clients cannot share the {len(remaining)} samples that are left; use fewer"
+            )
+        partition = self.dealer.split(samples.some(remaining), clients, rng)
+        thinned = np.setdiff1d(np.arange(len(samples)), remaining, assume_unique=True)
         labels = None
         if partition.labels is not None:
             labels = samples.labels.copy()
-            labels[kept] = partition.labels
+            labels[remaining] = partition.labels
         partition = Partition(
-            tuple(kept[indices] for indices in partition.clients),
-            np.concatenate([thinned, kept[partition.dropped]]),
+            tuple(remaining[indices] for indices in partition.clients),
+            np.concatenate([thinned, remaining[partition.dropped]]),
             partition.transforms,
             labels,
         )

@@ -60,7 +60,7 @@ class Dirichlet(Strategy):
             cut = _balanced(shares, counts, turns) if self.balanced else largest_remainder(shares, counts)
             smallest = -1 if cut is None else int(cut.sum(axis=0).min())
             if cut is not None and smallest >= self.min_size:
-                return Partition(_dealt(codes, cut, rng))
+                return Partition(_shards(codes, cut, rng))
             largest = max(largest, smallest)
         raise PartitionError(
             f"alpha={self.alpha:g} is too skewed for {clients} clients on {n} samples: in {DRAWS} draws the "
@@ -85,7 +85,7 @@ def _balanced(shares: NDArray[np.float64], counts: Indices, turns: Indices) -> I
     return cut
 
 
-def _dealt(codes: Indices, cut: Indices, rng: np.random.Generator) -> tuple[Indices, ...]:
+def _shards(codes: Indices, cut: Indices, rng: np.random.Generator) -> tuple[Indices, ...]:
     """One array of samples a client: of each class as many as `cut` (classes, clients) says, drawn by chance.
 
     `codes` are (n,) the classes of the samples, counted from 0.
@@ -95,4 +95,4 @@ def _dealt(codes: Indices, cut: Indices, rng: np.random.Generator) -> tuple[Indi
     order = order[np.argsort(codes[order], kind="stable")]
     holders = np.repeat(np.tile(np.arange(clients), classes), cut.ravel())
     ends = np.cumsum(cut.sum(axis=0))[:-1]
-    return tuple(rng.permutation(own) for own in np.split(order[np.argsort(holders, kind="stable")], ends))
+    return tuple(rng.permutation(shard) for shard in np.split(order[np.argsort(holders, kind="stable")], ends))

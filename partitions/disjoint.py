@@ -25,9 +25,9 @@ class Disjoint(Strategy):
             )
         owner = np.empty(len(present), np.int64)
         # Two shuffles: one for the classes, one for the clients, so that no client is the larger one by its number.
-        for client, own in zip(
+        for client, classes in zip(
             rng.permutation(clients), np.array_split(rng.permutation(len(present)), clients), strict=True
         ):
-            owner[own] = client
+            owner[classes] = client
         holder = owner[members]
         return Partition(tuple(rng.permutation(np.flatnonzero(holder == client)) for client in range(clients)))

@@ -21,4 +21,4 @@ class IID(Strategy):
         flwr_datasets' IidPartitioner cuts without shuffling: on data sorted by class, the opposite of IID.
         """
         pieces = np.array_split(rng.permutation(len(samples)), clients)
-        return Partition(tuple(pieces[place] for place in rng.permutation(clients)))
+        return Partition(tuple(pieces[index] for index in rng.permutation(clients)))

@@ -49,7 +49,7 @@ class InnerDirichlet(Strategy):
             for client in np.flatnonzero(counts):
                 pieces[client].append(cuts[client])
             dropped.append(cuts[-1])
-        return Partition(tuple(rng.permutation(np.concatenate(own)) for own in pieces), np.concatenate(dropped))
+        return Partition(tuple(rng.permutation(np.concatenate(parts)) for parts in pieces), np.concatenate(dropped))
 
 
 def _filled(shares: NDArray[np.float64], sizes: Indices, there: Indices, rng: np.random.Generator) -> Indices:

@@ -41,8 +41,8 @@ class LabelNoise(Skew):
         if unknown := sorted(client for client in self.clients if client >= count):
             raise PartitionError(f"clients names client {unknown[0]}, but there are {count}; ids are 0 to {count - 1}")
         for client in sorted(set(self.clients)) or range(count):
-            own = partition.clients[client]
-            hit = rng.choice(own, round(self.rate * len(own)), replace=False, shuffle=False)
+            indices = partition.clients[client]
+            hit = rng.choice(indices, round(self.rate * len(indices)), replace=False, shuffle=False)
             # Any step but a whole turn round the classes leads to another class, each as likely.
             steps = rng.integers(1, len(present), len(hit)) if self.kind == "symmetric" else 1
             labels[hit] = present[(np.searchsorted(present, labels[hit]) + steps) % len(present)]

@@ -39,7 +39,7 @@ def alike(partition: Partition, samples: Samples, test: Samples, rng: np.random.
         for client in np.flatnonzero(quota):
             pieces[client].append(cuts[client])
         left.append(cuts[-1])
-    clients = tuple(rng.permutation(np.concatenate(own)) if own else np.empty(0, np.int64) for own in pieces)
+    clients = tuple(rng.permutation(np.concatenate(parts)) if parts else np.empty(0, np.int64) for parts in pieces)
     return Partition(clients, np.concatenate(left) if left else np.empty(0, np.int64))
 
 

@@ -28,12 +28,12 @@ class Manifest(Strategy):
         del rng
         split = self._load(clients)
         positions = np.arange(len(samples)) if samples.positions is None else samples.positions
-        place = np.full(1 + positions.max(initial=-1), -1)
-        place[positions] = np.arange(len(samples))
+        index_of = np.full(1 + positions.max(initial=-1), -1)
+        index_of[positions] = np.arange(len(samples))
         val = split.val if isinstance(split.val, tuple) else (np.empty(0, np.int64),) * clients
         shards = []
         for client, listed in enumerate(map(np.concatenate, zip(split.clients, val, strict=True))):
-            known = place[listed[listed < len(place)]]
+            known = index_of[listed[listed < len(index_of)]]
             shards.append(known[known >= 0])
             if not len(shards[-1]):
                 raise PartitionError(
@@ -73,7 +73,7 @@ class Manifest(Strategy):
 
 def _moved(source: str) -> tuple[str, str, str]:
     """What stays of a source string when its file is moved: kind, last part of the path, parameters."""
-    found = re.fullmatch(r"(?P<kind>[^:(]*):?(?P<path>.*?)(?P<call>\(.*\))?", source, re.DOTALL)
-    assert found is not None  # every string is of this form
+    match = re.fullmatch(r"(?P<kind>[^:(]*):?(?P<path>.*?)(?P<call>\(.*\))?", source, re.DOTALL)
+    assert match is not None  # every string is of this form
     # Windows paths know both slashes.
-    return found["kind"], PureWindowsPath(found["path"]).name, found["call"] or ""
+    return match["kind"], PureWindowsPath(match["path"]).name, match["call"] or ""

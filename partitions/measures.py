@@ -49,8 +49,8 @@ def label_distance(counts: Counts) -> Values:
     held = np.flatnonzero(counts.sum(axis=1))
     # Equal distributions may come out a rounding below zero, and the root of that as NaN.
     with np.errstate(invalid="ignore"):
-        found = jensenshannon(counts[held], counts.sum(axis=0, keepdims=True), base=2.0, axis=1)
-    distance[held] = np.nan_to_num(found, nan=0.0)
+        distances = jensenshannon(counts[held], counts.sum(axis=0, keepdims=True), base=2.0, axis=1)
+    distance[held] = np.nan_to_num(distances, nan=0.0)
     return distance
 
 

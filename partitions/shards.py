@@ -44,5 +44,5 @@ class Shards(Strategy):
         order = order[np.argsort(samples.labels[order], kind="stable")]
         shards = order.reshape(-1, size)
         shards = shards[rng.permutation(len(shards))]
-        dealt = rng.permuted(shards[:wanted].reshape(clients, -1), axis=1)
-        return Partition(tuple(dealt), np.concatenate([incomplete, shards[wanted:].ravel()]))
+        drawn = rng.permuted(shards[:wanted].reshape(clients, -1), axis=1)
+        return Partition(tuple(drawn), np.concatenate([incomplete, shards[wanted:].ravel()]))

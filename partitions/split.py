@@ -115,8 +115,8 @@ class Split:
         # The order is that of the keys: a message names first what comes first in the file.
         training = [*self._training()]
         at = len(self.clients)
-        own = training if alone else [*training[:at], *transfer, *training[at:]]
-        fault = misplaced(own, n) or misplaced(self._testing(), n_test) or (alone and misplaced(transfer, None))
+        in_data_set = training if alone else [*training[:at], *transfer, *training[at:]]
+        fault = misplaced(in_data_set, n) or misplaced(self._testing(), n_test) or (alone and misplaced(transfer, None))
         if fault:
             raise PartitionError(fault)
         return self

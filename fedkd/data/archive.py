@@ -58,10 +58,10 @@ def archive_files(
     kind = "tar"
     try:
         with located(path).open("rb") as raw:
-            found = _Found(path, wanted, progress, largest, raw)
+            contents = _Contents(path, wanted, progress, largest, raw)
             kind = "zip" if raw.read(2) == b"PK" else "tar"
             raw.seek(0)
-            (_read_zip if kind == "zip" else _read_tar)(found)
+            (_read_zip if kind == "zip" else _read_tar)(contents)
     except UserError:
         raise
     # RuntimeError is what zipfile raises for an encrypted file, NotImplementedError for an unknown compression.
@@ -72,11 +72,11 @@ def archive_files(
         raise UserError(
             f"{path} is damaged, cut short or no {kind} archive ({error}); get it again, or give a folder"
         ) from error
-    progress(f"reading {path}", found.size, found.size)
-    return found.files, found.folders
+    progress(f"reading {path}", contents.size, contents.size)
+    return contents.files, contents.folders
 
 
-class _Found:
+class _Contents:
     """What an archive holds, checked as it is found."""
 
     def __init__(self, path: str, wanted: Wanted, progress: Progress, largest: int, raw: BufferedReader) -> None:
@@ -108,8 +108,8 @@ class _Found:
                 self.progress(f"reading {self.path}", self.raw.tell(), self.size)
 
 
-def _read_tar(found: _Found) -> None:
-    with _inflated(found.raw) as inflated:
+def _read_tar(contents: _Contents) -> None:
+    with _inflated(contents.raw) as inflated:
         watched = _Remembering(inflated)
         with tarfile.open(fileobj=watched, mode="r:") as tar:  # type: ignore[call-overload]
             for member in tar:
@@ -118,7 +118,7 @@ def _read_tar(found: _Found) -> None:
                     kind = "folder" if member.isdir() else "file"
                 elif member.issym() or member.islnk():
                     kind = "a link"
-                found.add(member.name, kind, member.size, partial(_content, tar, member))
+                contents.add(member.name, kind, member.size, partial(_content, tar, member))
         if watched.last != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("the end of the archive is missing")
         # On to the end of the compressed stream, where its checksum is.
@@ -132,13 +132,13 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read()
 
 
-def _read_zip(found: _Found) -> None:
-    with zipfile.ZipFile(found.raw) as archive:
+def _read_zip(contents: _Contents) -> None:
+    with zipfile.ZipFile(contents.raw) as archive:
         for member in archive.infolist():
             mode = member.external_attr >> 16
             kind = "folder" if member.is_dir() else "a link" if stat.S_ISLNK(mode) else "file"
             # Reading stops at the size that is announced, and compares the checksum.
-            found.add(member.filename, kind, member.file_size, partial(archive.read, member))
+            contents.add(member.filename, kind, member.file_size, partial(archive.read, member))
 
 
 def _inflated(raw: BufferedReader) -> BufferedReader | BufferedIOBase:

@@ -26,13 +26,13 @@ SCHEMA = 2
 
 def cache_root() -> Path:
     """Where prepared things are kept: $FEDKD_CACHE, else $XDG_CACHE_HOME/fedkd, else ~/.cache/fedkd."""
-    if own := os.environ.get("FEDKD_CACHE"):
-        return Path(own).expanduser().absolute()
+    if configured := os.environ.get("FEDKD_CACHE"):
+        return Path(configured).expanduser().absolute()
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache").absolute() / "fedkd"
 
 
-def place(name: str, identity: object) -> Path:
+def dataset_path(name: str, identity: object) -> Path:
     """The file for the source `name` in the state described by `identity`, a JSON value."""
     digest = hashlib.sha256(json.dumps([SCHEMA, name, identity]).encode()).hexdigest()
     return cache_root() / "datasets" / f"{name}-{digest[:32]}.safetensors"

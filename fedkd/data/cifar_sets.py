@@ -44,15 +44,15 @@ class CifarSet(Published):
         known = torchvision_class(self.torchvision)
         return (Remote(self.archive, (known.url,), known.tgz_md5),)
 
-    def read(self, found: Sequence[Path], progress: Progress) -> Prepared:
+    def read(self, paths: Sequence[Path], progress: Progress) -> Prepared:
         names = (*self.batches, self.meta[0])
-        packed = {path: self._unpacked(path, progress) for path in set(found) if path.name == self.archive}
+        packed = {path: self._unpacked(path, progress) for path in set(paths) if path.name == self.archive}
         contents = []
-        for done, (path, name) in enumerate(zip(found, names, strict=True)):
-            progress(f"reading {self.folder}", done, len(found))
+        for done, (path, name) in enumerate(zip(paths, names, strict=True)):
+            progress(f"reading {self.folder}", done, len(paths))
             where = f"{path}: {name}" if path in packed else str(path)
             contents.append((where, _entries(packed[path].get(name) if path in packed else _bytes(path), where)))
-        progress(f"reading {self.folder}", len(found), len(found))
+        progress(f"reading {self.folder}", len(paths), len(paths))
         *batches, meta = contents
         classes = _names(*meta, self.meta[1])
         rows = [_rows(where, batch) for where, batch in batches]
@@ -65,7 +65,7 @@ class CifarSet(Published):
             column: np.concatenate([_integers(where, batch, key) for where, batch in batches])
             for column, key in self.further.items()
         }
-        return joined(parts, classes, str(found[0].parent), **columns)
+        return joined(parts, classes, str(paths[0].parent), **columns)
 
     def _unpacked(self, path: Path, progress: Progress) -> dict[str, bytes]:
         wanted = {f"{self.folder}/{name}" for name in (*self.batches, self.meta[0])}

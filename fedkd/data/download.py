@@ -33,9 +33,9 @@ def download(urls: Sequence[str], target: Path, md5: str, progress: Progress) ->
     """
     with alone(target):
         if target.exists():
-            if (found := md5_of(target)) != md5:
+            if (actual := md5_of(target)) != md5:
                 raise UserError(
-                    f"{target} is not the published file, or a part of it (md5 {found}, not {md5}); remove it"
+                    f"{target} is not the published file, or a part of it (md5 {actual}, not {md5}); remove it"
                 )
             return
         failures = []

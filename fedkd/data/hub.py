@@ -27,8 +27,8 @@ REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 def local_folder(name: str) -> Path | None:
     """The folder that `name` is, or has below $FEDKD_DATA/hf; None for a data set of the hub."""
     below = mirror()
-    places = [located(name)] + ([below / "hf" / name] if below else [])
-    return next((place.absolute() for place in places if place.is_dir()), None)
+    folders = [located(name)] + ([below / "hf" / name] if below else [])
+    return next((folder.absolute() for folder in folders if folder.is_dir()), None)
 
 
 @contextlib.contextmanager
@@ -42,11 +42,11 @@ def splits(name: str, subset: str, revision: str, wanted: Sequence[str]) -> Iter
         UserError: it is not there, the hub cannot be reached, a split is missing, or the files cannot be read.
     """
     folder = local_folder(name)
-    if folder and (kept := _saved(folder)) is not None:
+    if folder and (saved := _saved(folder)) is not None:
         for name in wanted:
-            if name not in kept:
-                raise _no_split(f"hf:{folder}", name, ", ".join(map(repr, kept)))
-        yield [kept[name] for name in wanted]
+            if name not in saved:
+                raise _no_split(f"hf:{folder}", name, ", ".join(map(repr, saved)))
+        yield [saved[name] for name in wanted]
         return
     # As in a simulation: nothing is told to others unless the user wants it.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -87,11 +87,11 @@ def _saved(folder: Path) -> dict[str, Any] | None:
     import datasets
 
     try:
-        found: Any = datasets.load_from_disk(str(folder))
+        loaded: Any = datasets.load_from_disk(str(folder))
     # The library raises whatever its own libraries do.
     except Exception as error:
         raise _explained(f"hf:{folder}", error, None) from error
-    return dict(found) if several else {str(found.split or "train"): found}
+    return dict(loaded) if several else {str(loaded.split or "train"): loaded}
 
 
 def _no_split(where: str, name: str, known: str) -> UserError:
@@ -103,8 +103,8 @@ def _no_split(where: str, name: str, known: str) -> UserError:
 
 def _explained(where: str, error: Exception, problem: str | None) -> UserError:
     """The user's error for one of the library's, which has several lines and no advice."""
-    said = str(error).strip().split("\n")[0]
-    if missing := re.search(r"The given split: '(.*)' is not present in the dataset's splits: '\[(.*)\]'", said):
+    message = str(error).strip().split("\n")[0]
+    if missing := re.search(r"The given split: '(.*)' is not present in the dataset's splits: '\[(.*)\]'", message):
         return _no_split(where, missing[1], missing[2])
     if problem:
         return UserError(
@@ -114,7 +114,7 @@ def _explained(where: str, error: Exception, problem: str | None) -> UserError:
         )
     if type(error).__name__ == "DatasetNotFoundError":
         return UserError(f"{where}: the hub has no such public data set; its name is OWNER/NAME")
-    return UserError(f"{where} cannot be loaded ({type(error).__name__}: {said})")
+    return UserError(f"{where} cannot be loaded ({type(error).__name__}: {message})")
 
 
 @contextlib.contextmanager

@@ -43,15 +43,15 @@ class IdxSet(Published):
             for name, md5 in known.resources
         )
 
-    def read(self, found: Sequence[Path], progress: Progress) -> Prepared:
+    def read(self, paths: Sequence[Path], progress: Progress) -> Prepared:
         arrays = []
-        for done, (path, name) in enumerate(zip(found, self.files(), strict=True)):
-            progress(f"reading {self.folder}", done, len(found))
+        for done, (path, name) in enumerate(zip(paths, self.files(), strict=True)):
+            progress(f"reading {self.folder}", done, len(paths))
             arrays.append(read_idx(path, name, 1 if "labels" in name else 3, progress))
-        progress(f"reading {self.folder}", len(found), len(found))
+        progress(f"reading {self.folder}", len(paths), len(paths))
         pictures = [array if self.upright else array.transpose(0, 2, 1) for array in arrays[::2]]
         parts = [(images[:, None], self.number(labels)) for images, labels in zip(pictures, arrays[1::2], strict=True)]
-        return joined(parts, self.names, f"{self.usage} in {found[0].parent}")
+        return joined(parts, self.names, f"{self.usage} in {paths[0].parent}")
 
     def number(self, labels: NDArray[np.uint8]) -> Labels:
         """Labels 0, 1, 2, … from those in the file."""

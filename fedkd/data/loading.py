@@ -7,10 +7,10 @@ from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
-from fedkd.data.cache import place, remembered
+from fedkd.data.cache import dataset_path, remembered
 from fedkd.data.dataset import Dataset
 from fedkd.data.source import Progress
-from fedkd.data.sources import source as found
+from fedkd.data.sources import source as resolved
 from fedkd.data.subset import limited
 
 _RECENT: OrderedDict[Path, Dataset] = OrderedDict()
@@ -26,8 +26,8 @@ def load(source: str, progress: Progress | None = None) -> Dataset:
     done, total), follows the preparation. With `limit=N` among the parameters it is a subset: see `limited`.
     Raises UserError where the source is unknown, missing or damaged.
     """
-    name, origin, limit = found(source)
-    path = place(name, origin.stamp())
+    name, origin, limit = resolved(source)
+    path = dataset_path(name, origin.stamp())
     with _TURN:
         known = _RECENT.get(path)
         if known is not None:

@@ -66,16 +66,16 @@ class Published(Source):
         """What is downloaded where no mirror has it: something for every piece."""
 
     @abstractmethod
-    def read(self, found: Sequence[Path], progress: Progress) -> Prepared:
-        """The data set in the files that were `found`, one for each of the pieces."""
+    def read(self, paths: Sequence[Path], progress: Progress) -> Prepared:
+        """The data set in the files at `paths`, one for each of the pieces."""
 
     def stamp(self) -> object:
         """The parameters, and the state of the mirror's files; of published files, that they are those."""
-        own = dataclasses.asdict(self)  # type: ignore[call-overload]
-        found = self._mirrored()
-        if found is None:
-            return [own, "published"]
-        return [own, [folder_stamp(str(f)) if f.is_dir() else file_stamp(str(f)) for f in dict.fromkeys(found)]]
+        parameters = dataclasses.asdict(self)  # type: ignore[call-overload]
+        paths = self._mirrored()
+        if paths is None:
+            return [parameters, "published"]
+        return [parameters, [folder_stamp(str(f)) if f.is_dir() else file_stamp(str(f)) for f in dict.fromkeys(paths)]]
 
     def prepare(self, progress: Progress) -> Prepared:
         """Find the files, downloading them if need be, and read them."""
@@ -86,9 +86,9 @@ class Published(Source):
         folder = mirror()
         if folder is None:
             return None
-        found = [_first(folder, piece) for piece in self.pieces()]
-        present = [path for path in found if path]
-        missing = [piece for piece, path in zip(self.pieces(), found, strict=True) if not path]
+        paths = [_first(folder, piece) for piece in self.pieces()]
+        present = [path for path in paths if path]
+        missing = [piece for piece, path in zip(self.pieces(), paths, strict=True) if not path]
         for piece in missing:
             for path in piece:
                 for ending in UNFINISHED:

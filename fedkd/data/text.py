@@ -66,17 +66,19 @@ class TextSource(Source):
         tokeniser = learnt(parts[0], self.vocabulary, where)
         chunks = [[_chunks(tokeniser.encode(text), self.length) for text in part] for part in parts]
         progress(f"tokenising {where}", 1, 1)
-        for domain, own, text in zip(domains, chunks[0], parts[0], strict=True):
-            if not len(own):
+        for domain, domain_chunks, text in zip(domains, chunks[0], parts[0], strict=True):
+            if not len(domain_chunks):
                 raise UserError(
                     f"{where}: {domain!r} has {len(text)} bytes of text for training, too little for a chunk of "
                     f"{self.length} tokens and the one that follows; lower length, or put it into a folder with others"
                 )
-        sizes = np.array([[len(own) for own in part] for part in chunks])
+        sizes = np.array([[len(domain_chunks) for domain_chunks in part] for part in chunks])
         if not sizes[1].sum():
             raise UserError(f"{where}: test={self.test} leaves no chunk of {self.length} tokens for testing; raise it")
         labels = np.concatenate([np.repeat(np.arange(len(domains)), part) for part in sizes])
-        samples = np.concatenate([own for part in chunks for own in part]).astype(_just_enough(self.vocabulary))
+        samples = np.concatenate([domain_chunks for part in chunks for domain_chunks in part]).astype(
+            _just_enough(self.vocabulary)
+        )
         return Prepared(
             samples,
             0,

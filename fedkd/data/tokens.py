@@ -45,11 +45,11 @@ class Tokeniser:
         """(t,) tokens of a text in UTF-8; the bytes that they stand for are the text again."""
         if self.encoder is None:
             return np.frombuffer(text, np.uint8).astype(np.int64)
-        found = [np.empty(0, np.int64)]
+        tokens = [np.empty(0, np.int64)]
         for piece in _pieces(text):
             (encoded,) = self.encoder.encode_batch_fast([piece])
-            found.append(self.numbers[encoded.ids])
-        return np.concatenate(found)
+            tokens.append(self.numbers[encoded.ids])
+        return np.concatenate(tokens)
 
 
 def learnt(texts: Iterable[bytes], vocabulary: int, where: str) -> Tokeniser:
@@ -69,8 +69,8 @@ def learnt(texts: Iterable[bytes], vocabulary: int, where: str) -> Tokeniser:
     values, numbers = _alphabet(), encoder.get_vocab()
     spelt = [bytes(values[character] for character in token) for token in sorted(numbers, key=numbers.__getitem__)]
     known = (*SINGLE, *(token for token in spelt if len(token) > 1))
-    places = {token: place for place, token in enumerate(known)}
-    return Tokeniser(known, encoder, np.array([places[token] for token in spelt]))
+    positions = {token: position for position, token in enumerate(known)}
+    return Tokeniser(known, encoder, np.array([positions[token] for token in spelt]))
 
 
 def decode(tokens: Tokens, vocabulary: tuple[bytes, ...]) -> bytes:

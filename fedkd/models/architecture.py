@@ -94,9 +94,9 @@ class Architecture(ABC):
             UserError: they are another model's.
         """
         wanted = model.state_dict()
-        found = unprefixed(tensors, wanted)
-        check_fit(found, wanted, whose)
-        return found
+        state = unprefixed(tensors, wanted)
+        check_fit(state, wanted, whose)
+        return state
 
     def files(self, client: int) -> tuple[Path, ...]:  # noqa: ARG002
         """The files that the initial weights of a client depend on; what they hold is part of a federation's identity.

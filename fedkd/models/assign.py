@@ -109,15 +109,15 @@ def _read(part: str, models: str, clients: int) -> _Alternative:
 
 
 def _ids(text: str, models: str, clients: int) -> list[int]:
-    found: list[int] = []
+    listed: list[int] = []
     for item in text.split(","):
         first, _, last = item.partition("-")
         # A range as long as a number can be written would fill the memory.
         ids = range(int(first), min(int(last or first), clients) + 1)
         if not ids or ids[-1] >= clients:
             raise UserError(f"models = {models!r}: there is no client {item.strip()}; clients are 0 to {clients - 1}")
-        found += ids
-    return found
+        listed += ids
+    return listed
 
 
 def build_model(spec: str, shape: Shape, classes: int, seed: int, purpose: str, client: int = 0) -> Model:

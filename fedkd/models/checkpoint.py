@@ -75,21 +75,21 @@ class Checkpoint(Architecture):
     def build(self, shape: Shape, classes: int) -> Model:
         """A network of the saved model's architecture, its own weights still to be taken up."""
         path = self._first
-        said = None if self.model else read_description(path)
-        if said and (said.shape, said.classes) != (shape, classes):
+        description = None if self.model else read_description(path)
+        if description and (description.shape, description.classes) != (shape, classes):
             raise UserError(
-                f"{path} was saved for {said.data}, but these data are "
+                f"{path} was saved for {description.data}, but these data are "
                 f"{described_data(shape, classes)}; where its tensors fit nevertheless, write checkpoint:"
-                f"{self.argument}(model={said.model!r})"
+                f"{self.argument}(model={description.model!r})"
             )
         return self._architecture(path).build(shape, classes)
 
     def initial(self, model: Model, client: int) -> Mapping[str, Tensor]:
         """All tensors of the client's file."""
         path = self._file(client)
-        if (own := self._spec(path)) != self.spec:
+        if (spec := self._spec(path)) != self.spec:
             raise UserError(
-                f"{path} holds {own}, but {self._first} holds {self.spec}; give clients with unlike models a "
+                f"{path} holds {spec}, but {self._first} holds {self.spec}; give clients with unlike models a "
                 f'specification each: "0: checkpoint:… | 1: checkpoint:…"'
             )
         return self._architecture(path).adopted(read_weights(path), model, str(path))
@@ -104,15 +104,15 @@ class Checkpoint(Architecture):
     def _spec(self, path: Path) -> str:
         if self.model:
             return str(parse(self.model))
-        said = read_description(path)
-        if said is None:
+        description = read_description(path)
+        if description is None:
             raise UserError(f"{path} does not say which model it holds; write checkpoint:{self.argument}(model=…)")
-        spec = parse(said.model)
+        spec = parse(description.model)
         if spec.file or spec.name == "checkpoint":
             # A file of code is run where its user names it, not where a file of weights does.
             raise UserError(
-                f"{path} says that it holds {said.model}, which it may not decide; if you trust that, write "
-                f"checkpoint:{self.argument}(model={said.model!r})"
+                f"{path} says that it holds {description.model}, which it may not decide; if you trust that, write "
+                f"checkpoint:{self.argument}(model={description.model!r})"
             )
         return str(spec)
 

@@ -47,8 +47,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, length, width)"""
         x = x + self.attention(self.before(x))
-        found: Tensor = x + self.narrow(F.gelu(self.wide(self.between(x))))
-        return found
+        output: Tensor = x + self.narrow(F.gelu(self.wide(self.between(x))))
+        return output
 
 
 class Decoder(nn.Module):
@@ -63,8 +63,8 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, length, width) of (n, length) tokens."""
-        found: Tensor = self.norm(self.blocks(self.tokens(x) + self.places.weight[: x.shape[1]]))
-        return found
+        features: Tensor = self.norm(self.blocks(self.tokens(x) + self.places.weight[: x.shape[1]]))
+        return features
 
 
 @dataclass(frozen=True, config=STRICT)

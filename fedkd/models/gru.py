@@ -20,8 +20,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, length, width) of (n, length) tokens; each chunk begins from nothing."""
-        found: Tensor = self.layers(self.tokens(x))[0]
-        return found
+        features: Tensor = self.layers(self.tokens(x))[0]
+        return features
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -30,8 +30,8 @@ class Headless(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, length, width) of (n, length) tokens."""
-        found: Tensor = self.network(input_ids=x, use_cache=False).last_hidden_state
-        return found
+        features: Tensor = self.network(input_ids=x, use_cache=False).last_hidden_state
+        return features
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -69,18 +69,18 @@ class HFCausal(Architecture):
     def initial(self, model: Model, client: int) -> Mapping[str, Tensor]:  # noqa: ARG002
         """All tensors in the folder's files."""
         assert isinstance(model.body, Headless)
-        found: dict[str, Tensor] = {}
+        stored: dict[str, Tensor] = {}
         for file in self._weights:
-            found |= read_weights(file)
-        if not found:
+            stored |= read_weights(file)
+        if not stored:
             raise UserError(f"{self._called}: {self._folder} holds no .safetensors file; nothing else is read")
         # Files name what is below the head with a prefix or, as GPT-2's, without.
-        below = {name.removeprefix(f"{model.body.network.base_model_prefix}."): value for name, value in found.items()}
+        below = {name.removeprefix(f"{model.body.network.base_model_prefix}."): value for name, value in stored.items()}
         tensors = {f"body.network.{name}": value.float() for name, value in below.items()}
         for part in model.head.state_dict():
-            own = found.get(f"{model.body.origin}.{part}")
+            of_head = stored.get(f"{model.body.origin}.{part}")
             shared = below.get(f"{model.body.embedding}.{part}")
-            if (value := shared if own is None else own) is not None:
+            if (value := shared if of_head is None else of_head) is not None:
                 tensors[f"head.{part}"] = value.float()
         wanted = model.state_dict()
         # Files of old hold masks as well, which are made anew.

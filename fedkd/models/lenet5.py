@@ -24,7 +24,7 @@ class LeNet5(Architecture):
         # The original reads 32×32: 28×28 padded by 2. Its second convolution shrinks the image, which small ones lack.
         first = 2 if min(height, width) < 32 else 0
         second = 0 if min(height, width) >= 28 else 2
-        sides = [(((side + 2 * first - 4) // 2) + 2 * second - 4) // 2 for side in (height, width)]
+        sizes = [(((side + 2 * first - 4) // 2) + 2 * second - 4) // 2 for side in (height, width)]
         body = nn.Sequential(
             nn.Conv2d(channels, 6, 5, padding=first),
             *self._norm(6),
@@ -35,7 +35,7 @@ class LeNet5(Architecture):
             nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(16 * sides[0] * sides[1], 120),
+            nn.Linear(16 * sizes[0] * sizes[1], 120),
             nn.ReLU(),
             nn.Linear(120, 84),
             nn.ReLU(),

@@ -31,8 +31,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, outputs, h / stride, w / stride)"""
-        found: Tensor = self.convolutions(x)
-        return x + found if self.residual else found
+        output: Tensor = self.convolutions(x)
+        return x + output if self.residual else output
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -85,8 +85,8 @@ class OwnModel(BatchModel):
 
     def own_names(self) -> dict[str, str]:
         """The names of the network's own state dict → the names of the same tensors here."""
-        found = {f"{self.origin}.{name}": f"head.{name}" for name in self.head.state_dict()}
-        return {name: f"body.{name}" for name in self.body.state_dict() if name not in self.tables} | found
+        head_names = {f"{self.origin}.{name}": f"head.{name}" for name in self.head.state_dict()}
+        return {name: f"body.{name}" for name in self.body.state_dict() if name not in self.tables} | head_names
 
     def centred(self, x: Tensor) -> Tensor:
         """Pixels minus `mean` over `std`; tokens as they are."""
@@ -150,11 +150,11 @@ class OwnNetwork(Architecture):
         if tensors.keys() == model.state_dict().keys():
             return super().adopted(tensors, model, whose)
         names, state = model.own_names(), model.state_dict()
-        found = unprefixed(tensors, names)
+        stored = unprefixed(tensors, names)
         # Older files lack the counter of batches, on which nothing depends.
-        wanted = {name: state[here] for name, here in names.items() if name in found or not name.endswith(COUNTER)}
-        check_fit(found, wanted, whose)
-        return {names[name]: tensor for name, tensor in found.items()}
+        wanted = {name: state[here] for name, here in names.items() if name in stored or not name.endswith(COUNTER)}
+        check_fit(stored, wanted, whose)
+        return {names[name]: tensor for name, tensor in stored.items()}
 
     def _made(self, shape: Shape, classes: int) -> nn.Module:
         settings = passed(self.make, self.given, shape, classes)

@@ -50,10 +50,10 @@ class ShuffleUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, outputs, h / stride, w / stride)"""
         if self.passing is None:
-            kept, rest = x.chunk(2, dim=1)
+            passed, rest = x.chunk(2, dim=1)
         else:
-            kept, rest = self.passing(x), x
-        return _interleaved(kept, self.convolved(rest))
+            passed, rest = self.passing(x), x
+        return _interleaved(passed, self.convolved(rest))
 
 
 def _interleaved(x: Tensor, y: Tensor) -> Tensor:

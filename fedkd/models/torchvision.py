@@ -24,11 +24,11 @@ class Adapted(BatchModel):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, found: Headless, classes: int, side: int, mean: list[float], std: list[float]) -> None:
-        super().__init__(found.body, found.width, classes)
+    def __init__(self, network: Headless, classes: int, side: int, mean: list[float], std: list[float]) -> None:
+        super().__init__(network.body, network.width, classes)
         self.side = side
         """side to which images are brought; 0: as they are"""
-        self.origin = found.head
+        self.origin = network.head
         """name of the last layer in torchvision's own network"""
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
@@ -73,10 +73,10 @@ class Torchvision(Architecture):
             raise UserError(f"{self._called}: images have {channels} channels; it takes 1 or 3 (cnn takes any number)")
         published, fixed = member is not None, self._fixed(member)
         side = fitting_side(self.argument, height, width, self.size, fixed, published=published)
-        found = headless(self.argument, fixed or side or height, published=published)
+        network = headless(self.argument, fixed or side or height, published=published)
         half = [0.5, 0.5, 0.5]
         seen = member.transforms() if member else None
-        return Adapted(found, classes, side, seen.mean if seen else half, seen.std if seen else half)
+        return Adapted(network, classes, side, seen.mean if seen else half, seen.std if seen else half)
 
     def initial(self, model: Model, client: int) -> Mapping[str, Tensor] | None:  # noqa: ARG002
         """The published weights, but for the head, which stays as it was drawn."""
@@ -86,8 +86,8 @@ class Torchvision(Architecture):
             return None
         path = published_file(member.url, self._called)
         tensors = {key: value for key, value in read_weights(path).items() if not key.startswith(f"{model.origin}.")}
-        own = {f"{model.origin}.{key}": value for key, value in model.head.state_dict().items()}
-        return renamed(tensors | own, model.origin, model, f"{self._called}: {path}")
+        head = {f"{model.origin}.{key}": value for key, value in model.head.state_dict().items()}
+        return renamed(tensors | head, model.origin, model, f"{self._called}: {path}")
 
     def adopted(self, tensors: Mapping[str, Tensor], model: Model, whose: str) -> Mapping[str, Tensor]:
         """By the names of torchvision's own state dict, or by those of a model that fedkd has saved."""

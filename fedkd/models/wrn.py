@@ -36,9 +36,9 @@ class PreactivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, outputs, h / stride, w / stride)"""
         active = self.before(x)
-        kept: Tensor = x if self.shortcut is None else self.shortcut(active)
-        found: Tensor = self.convolutions(active)
-        return found + kept
+        shortcut: Tensor = x if self.shortcut is None else self.shortcut(active)
+        convolved: Tensor = self.convolutions(active)
+        return convolved + shortcut
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -56,8 +56,8 @@ class HF(Framed):
     def stamp(self) -> object:
         """The parameters, and the state of the folder."""
         folder = local_folder(self.argument)
-        own = [self.image, self.label, self.subset, self.train, self.test, self.revision]
-        return [own, folder_stamp(str(folder)) if folder else self.argument, *self.framed()]
+        parameters = [self.image, self.label, self.subset, self.train, self.test, self.revision]
+        return [parameters, folder_stamp(str(folder)) if folder else self.argument, *self.framed()]
 
     def prepare(self, progress: Progress) -> Prepared:
         """Load both splits and decode their images."""
@@ -84,22 +84,24 @@ class HF(Framed):
         if type(feature).__name__ != "Image":
             raise UserError(f"{where}: the column {self.image!r} is {feature}; image=… names a column of images")
         read = _Encoded([table.column(self.image) for table in tables])
-        places = zip((self.train, self.test), tables, strict=False)
-        names = [f"{split}[{i}]" for split, table in places for i in range(len(table))]
+        split_tables = zip((self.train, self.test), tables, strict=False)
+        names = [f"{split}[{i}]" for split, table in split_tables for i in range(len(table))]
         return decode(names, read, where, progress, self.framing)
 
     def _labels(self, tables: Sequence[Any], feature: Any, where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-        found = f"{where}: the column {self.label!r}"
+        described = f"{where}: the column {self.label!r}"
         values = _column(tables, self.label)
         if values is None:
-            raise UserError(f"{found} is {feature}, or has gaps; label=… names a column of classes, numbers or text")
+            raise UserError(
+                f"{described} is {feature}, or has gaps; label=… names a column of classes, numbers or text"
+            )
         if values.dtype.kind == "U":
             texts, labels = np.unique(values, return_inverse=True)
-            return class_labels(labels.astype(np.int64), found), tuple(map(str, texts))
-        labels = class_labels(values.astype(np.int64), found)
+            return class_labels(labels.astype(np.int64), described), tuple(map(str, texts))
+        labels = class_labels(values.astype(np.int64), described)
         classes = tuple(getattr(feature, "names", None) or map(str, range(int(labels.max()) + 1)))
         if len(classes) != labels.max() + 1:
-            raise UserError(f"{found} names {len(classes)} classes, but no image has label {labels.max() + 1}")
+            raise UserError(f"{described} names {len(classes)} classes, but no image has label {labels.max() + 1}")
         return labels, classes
 
 
@@ -114,9 +116,9 @@ class _Encoded:
 
     def __call__(self, i: int) -> bytes:
         chunk = bisect.bisect_right(self._starts, i) - 1
-        place = i - self._starts[chunk]
-        content: bytes | None = self._bytes[chunk][place].as_py()
-        path = self._paths[chunk][place].as_py()
+        offset = i - self._starts[chunk]
+        content: bytes | None = self._bytes[chunk][offset].as_py()
+        path = self._paths[chunk][offset].as_py()
         if content is None and path is None:
             raise ValueError("there is no image")
         return Path(path).read_bytes() if content is None else content

@@ -32,7 +32,7 @@ class Images(Framed):
     def stamp(self) -> object:
         """Path, size and time of the archive, or of every file of the folder."""
         stamp = (folder_stamp if located(self.argument).is_dir() else file_stamp)(self.argument)
-        return [stamp, *own] if (own := self.framed()) else stamp
+        return [stamp, *framing] if (framing := self.framed()) else stamp
 
     def prepare(self, progress: Progress) -> Prepared:
         """Decode all images, in the order of their names: a folder and its archive give the same data set."""
@@ -40,9 +40,9 @@ class Images(Framed):
         root = located(where)
         contents: dict[str, bytes] = {}
         if root.is_dir():
-            found = {Path(entry.path).relative_to(root).as_posix(): entry for entry in below(root)}
-            folders = {name for name, entry in found.items() if entry.is_dir()}
-            names = sorted(name for name in found if Path(name).suffix.lower() in SUFFIXES and name not in folders)
+            entries = {Path(entry.path).relative_to(root).as_posix(): entry for entry in below(root)}
+            folders = {name for name, entry in entries.items() if entry.is_dir()}
+            names = sorted(name for name in entries if Path(name).suffix.lower() in SUFFIXES and name not in folders)
         else:
             contents, folders = archive_files(where, lambda name: name.suffix.lower() in SUFFIXES, progress)
             names = sorted(contents)

@@ -70,8 +70,8 @@ class Npz(Source):
 
 def _flags(arrays: dict[str, NDArray[Any]], n: int) -> str:
     """Which arrays could be the border."""
-    found = [key for key, array in arrays.items() if array.dtype == np.bool_ and array.shape == (n,)]
-    return f"boolean arrays of shape ({n},) are {', '.join(found)}" if found else "it has no boolean array"
+    candidates = [key for key, array in arrays.items() if array.dtype == np.bool_ and array.shape == (n,)]
+    return f"boolean arrays of shape ({n},) are {', '.join(candidates)}" if candidates else "it has no boolean array"
 
 
 def _read(where: str, progress: Progress) -> dict[str, NDArray[Any]]:
@@ -103,10 +103,12 @@ def _read(where: str, progress: Progress) -> dict[str, NDArray[Any]]:
 
 def _images(images: NDArray[Any], where: str) -> NDArray[np.uint8]:
     """(n, c, h, w) from (n, h, w) or (n, h, w, c)."""
-    found = f"{where}: images is {images.dtype} of shape {images.shape}"
+    description = f"{where}: images is {images.dtype} of shape {images.shape}"
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-        raise UserError(f"{found}; it must be uint8 of shape (n, height, width) or (n, height, width, channels)")
+        raise UserError(f"{description}; it must be uint8 of shape (n, height, width) or (n, height, width, channels)")
     if images.ndim == 4 and images.shape[3] > 4 and images.shape[1] in (1, 3, 4):
-        raise UserError(f"{found}, which looks like channels first; channels go last: (n, height, width, channels)")
+        raise UserError(
+            f"{description}, which looks like channels first; channels go last: (n, height, width, channels)"
+        )
     stacked = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(stacked)

@@ -44,8 +44,8 @@ class PythonText(TextSource):
 
 def _source(module: str) -> str:
     """The source of a module of the standard library."""
-    found = importlib.util.find_spec(module)
-    read = getattr(found.loader if found else None, "get_source", None)
+    spec = importlib.util.find_spec(module)
+    read = getattr(spec.loader if spec else None, "get_source", None)
     source: str | None = read(module) if read else None
     if not source:
         raise UserError(f"python_text: this Python has no source of its module {module!r}; use text:FILE|FOLDER")

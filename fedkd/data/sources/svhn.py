@@ -31,13 +31,13 @@ class SVHN(Published):
         known = torchvision_class("SVHN").split_list
         return tuple(Remote(name, (url,), md5) for url, name, md5 in (known["train"], known["test"]))
 
-    def read(self, found: Sequence[Path], progress: Progress) -> Prepared:
+    def read(self, paths: Sequence[Path], progress: Progress) -> Prepared:
         parts = []
-        for done, path in enumerate(found):
-            progress("reading svhn", done, len(found))
+        for done, path in enumerate(paths):
+            progress("reading svhn", done, len(paths))
             parts.append(_part(path))
-        progress("reading svhn", len(found), len(found))
-        return joined(parts, tuple("0123456789"), f"svhn in {found[0].parent}")
+        progress("reading svhn", len(paths), len(paths))
+        return joined(parts, tuple("0123456789"), f"svhn in {paths[0].parent}")
 
 
 def _part(path: Path) -> tuple[Images, Labels]:

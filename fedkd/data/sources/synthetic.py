@@ -81,8 +81,8 @@ class Synthetic(Source):
         """(classes, channels, height, width): the orthonormal directions of the class means."""
         from scipy.fft import idctn
 
-        places = np.indices(self.shape).reshape(3, -1)
-        coarse_first = np.lexsort((*places, places.sum(0)))[1 : self.classes + 1]
+        frequencies = np.indices(self.shape).reshape(3, -1)
+        coarse_first = np.lexsort((*frequencies, frequencies.sum(0)))[1 : self.classes + 1]
         chosen = np.zeros((self.classes, math.prod(self.shape)))
         chosen[np.arange(self.classes), coarse_first] = 1
         patterns: NDArray[np.float64] = idctn(chosen.reshape(-1, *self.shape), axes=(1, 2, 3), norm="ortho")

@@ -42,7 +42,7 @@ class Text(TextSource):
         files = [root]
         if root.is_dir():
             files = sorted(Path(e.path) for e in below(root) if e.is_file() and Path(e.path).suffix.lower() in SUFFIXES)
-        found = []
+        documents = []
         for done, file in enumerate(files):
             progress(f"reading {self.argument}", done, len(files))
             try:
@@ -51,9 +51,9 @@ class Text(TextSource):
                 raise UserError(f"{file}: cannot be read ({error.strerror}); mend or remove it") from error
             inside = file.relative_to(root).parts
             if content:
-                found.append(Document(inside[0] if len(inside) > 1 else file.stem, content))
+                documents.append(Document(inside[0] if len(inside) > 1 else file.stem, content))
         progress(f"reading {self.argument}", len(files), len(files))
-        if not found:
+        if not documents:
             what = f"holds no text ({', '.join(sorted(SUFFIXES))})" if root.is_dir() else "is empty"
             raise UserError(f"{self.argument} {what}; there is nothing to train on")
-        return found
+        return documents

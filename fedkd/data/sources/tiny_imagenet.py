@@ -40,8 +40,8 @@ class TinyImageNet(Published):
         address = f"http://cs231n.stanford.edu/{FOLDER}.zip"
         return (Remote(f"{FOLDER}.zip", (address,), MD5),)
 
-    def read(self, found: Sequence[Path], progress: Progress) -> Prepared:
-        (root,) = found
+    def read(self, paths: Sequence[Path], progress: Progress) -> Prepared:
+        (root,) = paths
         if root.is_dir():
             names = sorted(path.relative_to(root).as_posix() for path in _files(root))
             return _arranged(names, lambda name: (root / name).read_bytes(), str(root), progress)
@@ -61,8 +61,8 @@ def _is_wanted(name: str) -> bool:
 
 
 def _files(root: Path) -> list[Path]:
-    found = [*root.glob("train/*/images/[!.]*.JPEG"), *root.glob("val/images/[!.]*.JPEG")]
-    return found + [root / name for name in (ANNOTATIONS, WORDS) if (root / name).is_file()]
+    images = [*root.glob("train/*/images/[!.]*.JPEG"), *root.glob("val/images/[!.]*.JPEG")]
+    return images + [root / name for name in (ANNOTATIONS, WORDS) if (root / name).is_file()]
 
 
 def _arranged(names: Sequence[str], content: Callable[[str], bytes], where: str, progress: Progress) -> Prepared:
@@ -80,8 +80,8 @@ def _arranged(names: Sequence[str], content: Callable[[str], bytes], where: str,
         _, folder, *_, file = name.split("/")
         wnid = folder if name.startswith("train/") else shown.get(file)
         if wnid not in position:
-            said = f"{wnid!r}, of which train/ has no image" if wnid else "nothing"
-            raise UserError(f"{where}: {ANNOTATIONS} says {said} about {name}")
+            annotation = f"{wnid!r}, of which train/ has no image" if wnid else "nothing"
+            raise UserError(f"{where}: {ANNOTATIONS} says {annotation} about {name}")
         labels.append(position[wnid])
     test = np.array([name.startswith("val/") for name in images])
     if not test.any():

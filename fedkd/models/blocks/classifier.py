@@ -124,14 +124,14 @@ def fitting_side(name: str, height: int, width: int, wanted: int, fixed: int, *,
         # The meta device draws no numbers, but nothing here may: what follows must not depend on this cache.
         with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
             try:
-                found = headless(name, fixed or height, published=published)
-                return tuple(found.body.to("meta")(torch.empty(2, 3, height, width)).shape) == (2, found.width)
+                network = headless(name, fixed or height, published=published)
+                return tuple(network.body.to("meta")(torch.empty(2, 3, height, width)).shape) == (2, network.width)
             except (RuntimeError, ValueError, AssertionError, IndexError):
                 return False
 
     def smallest(least: int) -> int | None:
-        sides = [side for side in sorted({*SIDES, fixed}) if side >= least]
-        return next((side for side in [*sides, least] if takes(side, side)), None)
+        sizes = [side for side in sorted({*SIDES, fixed}) if side >= least]
+        return next((side for side in [*sizes, least] if takes(side, side)), None)
 
     if wanted:
         if takes(wanted, wanted):
@@ -158,23 +158,23 @@ def renamed(tensors: Mapping[str, Tensor], head: str, model: Model, whose: str) 
     Raises:
         UserError: `tensors` are another network's; begins with `whose`.
     """
-    found: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if key.startswith(AUXILIARY):
             continue
         if key.startswith(f"{head}."):
             # A 1×1 convolution is a linear layer at each place.
-            found[f"head.{key.removeprefix(f'{head}.')}"] = tensor.flatten(1) if tensor.ndim > 1 else tensor
+            state[f"head.{key.removeprefix(f'{head}.')}"] = tensor.flatten(1) if tensor.ndim > 1 else tensor
             continue
         for old, new in RENAMED:
             key = old.sub(new, key)
-        found[f"body.{key}"] = tensor
+        state[f"body.{key}"] = tensor
     # Statistics have to be there; other buffers are tables and counters, which the network sets up itself.
     for key, buffer in model.named_buffers():
         if not key.endswith(("running_mean", "running_var")):
-            found.setdefault(key, buffer)
-    check_fit(found, model.state_dict(), whose)
-    return found
+            state.setdefault(key, buffer)
+    check_fit(state, model.state_dict(), whose)
+    return state
 
 
 def _replace(network: nn.Module, path: str, module: nn.Module) -> None:

@@ -27,9 +27,9 @@ def published_file(url: str, whose: str) -> Path:
     """
     name = url.rpartition("/")[2]
     target = cache_root() / "hub" / name
-    own = mirror()
-    if own and (own / "hub" / name).is_file():
-        return _checked(own / "hub" / name, whose)
+    folder = mirror()
+    if folder and (folder / "hub" / name).is_file():
+        return _checked(folder / "hub" / name, whose)
     with alone(target):
         if not target.is_file():
             try:
@@ -46,12 +46,12 @@ def published_file(url: str, whose: str) -> Path:
 def _checked(path: Path, whose: str) -> Path:
     try:
         state = path.stat()
-        found = _sha256(path, state.st_size, state.st_mtime_ns)
+        digest = _sha256(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise UserError(f"{whose}: {path} cannot be read ({error.strerror})") from error
-    if not _fits(path.name, found):
+    if not _fits(path.name, digest):
         raise UserError(
-            f"{whose}: {path} is not the published file, or a part of it (its sha256 begins with {found[:8]}); "
+            f"{whose}: {path} is not the published file, or a part of it (its sha256 begins with {digest[:8]}); "
             f"remove it, or put the whole file there"
         )
     return path

@@ -55,17 +55,17 @@ def passed(make: Callable[..., object], given: Mapping[str, Any], shape: Shape, 
         UserError: it asks for what nobody gave. Begins with its name.
     """
     name = getattr(make, "__name__", "it")
-    found = dict(given)
+    arguments = dict(given)
     for key, each in parameters(make).items():
-        if key in found or each.kind not in _BY_NAME:
+        if key in arguments or each.kind not in _BY_NAME:
             continue
         meaning = ALWAYS.get(key) or (REQUIRED.get(key) if each.default is inspect.Parameter.empty else None)
         value = _value(meaning, shape, classes) if meaning else None
         if value is not None:
-            found[key] = value
+            arguments[key] = value
         elif each.default is inspect.Parameter.empty:
             raise UserError(f"{name} asks for {key!r}; give it, as in {name}({key}=…)")
-    return found
+    return arguments
 
 
 def parameters(make: Callable[..., object]) -> Mapping[str, inspect.Parameter]:

@@ -43,15 +43,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the file is not there, is cut short or damaged, or holds anything but tensors by name.
     """
-    found: Any
+    content: Any
     program = ""
     try:
-        place = located(path)
-        if is_pickled(place):
-            program = _program(place)
-            found = None if program else torch.load(place, map_location="cpu", weights_only=True)
+        file = located(path)
+        if is_pickled(file):
+            program = _program(file)
+            content = None if program else torch.load(file, map_location="cpu", weights_only=True)
         else:
-            found = load_file(place)
+            content = load_file(file)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the path of a saved model") from error
     except pickle.UnpicklingError as error:
@@ -68,19 +68,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     if program:
         raise UserError(f"{path} is {program}")
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}; tensors by name are needed: {HOW}")
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; tensors by name are needed: {HOW}")
     for key in STATES:
-        if isinstance(found.get(key), dict):
-            found = found[key]
+        if isinstance(content.get(key), dict):
+            content = content[key]
             break
-    for name, value in found.items():
+    for name, value in content.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise UserError(
                 f"{path} holds a {type(value).__name__} as {name!r}; tensors by name are needed, alone or under "
                 f"{', '.join(map(repr, STATES))}: {HOW}"
             )
-    tensors: dict[str, Tensor] = found
+    tensors: dict[str, Tensor] = content
     return tensors
 
 
@@ -93,12 +93,12 @@ def is_pickled(path: Path) -> bool:
 
 def unprefixed(tensors: Mapping[str, Tensor], wanted: Container[str]) -> dict[str, Tensor]:
     """The same tensors without the `PREFIXES` that all their names have, unless such names are `wanted`."""
-    found = dict(tensors)
-    while prefix := next((each for each in PREFIXES if found and all(name.startswith(each) for name in found)), ""):
-        if any(name in wanted for name in found):
+    state = dict(tensors)
+    while prefix := next((each for each in PREFIXES if state and all(name.startswith(each) for name in state)), ""):
+        if any(name in wanted for name in state):
             break
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def _program(path: Path) -> str:
@@ -128,12 +128,12 @@ def check_fit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], whose
     for name, tensor in wanted.items():
         if name not in tensors:
             raise UserError(f"{whose}: there is no tensor {name!r}, of shape {_shape(tensor)}; {_FIT}")
-        found = tensors[name]
-        if found.shape != tensor.shape:
-            raise UserError(f"{whose}: {name!r} has shape {_shape(found)}, not {_shape(tensor)}; {_FIT}")
-        if found.is_floating_point() != tensor.is_floating_point():
-            raise UserError(f"{whose}: {name!r} has the type {_type(found)}, not {_type(tensor)}; {_FIT}")
-        if not torch.isfinite(found).all():
+        given = tensors[name]
+        if given.shape != tensor.shape:
+            raise UserError(f"{whose}: {name!r} has shape {_shape(given)}, not {_shape(tensor)}; {_FIT}")
+        if given.is_floating_point() != tensor.is_floating_point():
+            raise UserError(f"{whose}: {name!r} has the type {_type(given)}, not {_type(tensor)}; {_FIT}")
+        if not torch.isfinite(given).all():
             raise UserError(f"{whose}: {name!r} holds values that are not finite; take weights that are whole")
     for name in tensors:
         if name not in wanted:
