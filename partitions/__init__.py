@@ -1,6 +1,6 @@
-"""Labels in, disjoint index arrays out: how a data set is dealt to the clients of a federation.
+"""Partitions of a data set among the clients of a federation: labels in, disjoint index arrays out.
 
-One small file a strategy, found by its name (`iid.py` holds `IID`); `contract` says what a strategy is,
-`composition` how strategies add up, `split` the content of a manifest, `measures` tells how skewed it is,
-`holdout` sets samples aside before or after the deal.
+Each strategy is a file of its name (`iid.py` holds `IID`). `contract` defines a strategy, `composition` the sum of
+strategies, `split` the content of a manifest and `measures` the measures of skew. `holdout` sets samples aside before
+or after the partition.
 """

@@ -39,7 +39,7 @@ class Scaled:
     factor: float
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        """Scale; nothing is left to chance."""
+        """Scale the images; nothing is random."""
         del rng
         scaled: Images = images * np.float32(self.factor)
         return np.clip(scaled, 0, 1, out=scaled)

@@ -1,4 +1,4 @@
-"""Natural partitions: a column of the data says whose each sample is."""
+"""Natural partitions: a column of the data names the owner of each sample."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ByColumn(Strategy):
         return Partition(tuple(np.split(order[np.argsort(holders, kind="stable")], ends)))
 
     def local_test(self, partition: Partition, samples: Samples, test: Samples, rng: np.random.Generator) -> Partition:
-        """Give test samples to who holds the training samples of the same value."""
+        """Give test samples to the client that holds the training samples of the same value."""
         del rng
         known, asked = self._column(samples), self._column(test)
         holders = np.repeat(np.arange(len(partition.clients)), [len(indices) for indices in partition.clients])

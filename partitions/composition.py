@@ -1,7 +1,7 @@
 """Strategies in a sum: `long_tail(imbalance=50.0)+dirichlet(alpha=0.3)+noise(sigma=0.5)`.
 
-A sum thins the samples first, deals what is left, and then skews what each client sees. At most one term deals;
-without one the deal is IID.
+A sum first removes samples, then distributes the rest to the clients, then changes what each client sees. At most one
+term distributes; without one the distribution is IID.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from partitions.iid import IID
 
 
 class Thinning(Strategy):
-    """A strategy that leaves out samples before the deal; alone, it deals the rest IID."""
+    """A strategy that removes samples before they are distributed; alone, it distributes the rest IID."""
 
     @abstractmethod
     def keep(self, samples: Samples, rng: np.random.Generator) -> Indices:
-        """(k,) indices of the samples that stay, in any order. Raises PartitionError where nothing would."""
+        """(k,) indices of the samples that stay, in any order. Raises PartitionError where none would."""
 
     def split(self, samples: Samples, clients: int, rng: np.random.Generator) -> Partition:
         """Thin, then deal IID."""
@@ -29,7 +29,7 @@ class Thinning(Strategy):
 
 
 class Skew(Strategy):
-    """A strategy that changes what clients see of their samples; alone, on top of an IID deal."""
+    """A strategy that changes what clients see of their samples; alone, it distributes them IID first."""
 
     @abstractmethod
     def alter(self, partition: Partition, samples: Samples, rng: np.random.Generator) -> Partition:
@@ -42,22 +42,22 @@ class Skew(Strategy):
 
 @dataclass(frozen=True)
 class Sum(Strategy):
-    """Several strategies as one; `composed` makes it and says what is wrong with a sum."""
+    """Several strategies as one; `composed` checks the terms and makes it."""
 
     parts: tuple[Strategy, ...]
 
     @property
     def dealer(self) -> Strategy:
-        """The one that deals."""
+        """The term that distributes the samples."""
         return next((part for part in self.parts if not isinstance(part, Thinning | Skew)), IID())
 
     @property
     def allow_empty(self) -> bool:
-        """Whether the one that deals may leave clients empty."""
+        """Whether the `dealer` may leave clients empty."""
         return self.dealer.allow_empty
 
     def split(self, samples: Samples, clients: int, rng: np.random.Generator) -> Partition:
-        """Thin, deal, skew: in this order, whatever the order of the terms, which counts within each group."""
+        """Remove, distribute, skew, in this order; within each of these groups the terms apply in the order given."""
         remaining = np.arange(len(samples))
         for part in self.parts:
             if isinstance(part, Thinning):
@@ -84,7 +84,7 @@ class Sum(Strategy):
         return partition
 
     def local_test(self, partition: Partition, samples: Samples, test: Samples, rng: np.random.Generator) -> Partition:
-        """By the law of the one that deals."""
+        """As the `dealer` distributes test samples."""
         return self.dealer.local_test(partition, samples, test, rng)
 
 
@@ -103,7 +103,7 @@ def composed(parts: Sequence[Strategy], texts: Sequence[str]) -> Strategy:
 
 
 def then(first: Sequence[Transform] | None, second: Sequence[Transform]) -> tuple[Transform, ...]:
-    """One transform a client that applies first the one, then the other."""
+    """One transform a client: first that of `first`, then that of `second`."""
     if first is None:
         return tuple(second)
     return tuple(Chain((a, b)) for a, b in zip(first, second, strict=True))

@@ -1,4 +1,4 @@
-"""What a partition strategy is, and what every partition must satisfy."""
+"""The interface of a partition strategy, and the conditions that every partition must meet."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attrib
 
 
 class Strategy(ABC):
-    """One way to deal samples to clients: a frozen pydantic dataclass whose fields are its parameters."""
+    """A way to distribute samples to clients: a frozen pydantic dataclass whose fields are its parameters."""
 
     @property
     def allow_empty(self) -> bool:
-        """Whether the parameters ask for clients that may hold nothing."""
+        """Whether the parameters allow clients without samples."""
         return False
 
     @abstractmethod
     def split(self, samples: Samples, clients: int, rng: np.random.Generator) -> Partition:
-        """Deal `samples` to `clients` clients; `rng` is the only source of chance.
+        """Distribute `samples` to `clients` clients; all random numbers come from `rng`.
 
         Raises PartitionError where the parameters cannot be met.
         """
 
     def local_test(self, partition: Partition, samples: Samples, test: Samples, rng: np.random.Generator) -> Partition:
-        """Deal `test` samples by the same law: each client gets what its own data are like.
+        """Distribute `test` samples so that each client's are distributed like its training samples.
 
-        By default the (clients, classes) counts are in proportion to those of `partition`, with one factor for
-        all, as large as the test samples allow. `dropped` holds the rest. Clients may come out empty.
+        By default the (clients, classes) counts are those of `partition` times one factor, which is as large as the
+        test samples allow. The remaining test samples are in `dropped`. Clients may be empty.
         """
         return alike(partition, samples, test, rng)
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """An independent random stream for one purpose of one seed; nothing global is read or moved."""
+    """A random generator for one purpose and seed; global generators are neither used nor changed."""
     digest = hashlib.sha256(f"partitions/{purpose}/{seed}".encode()).digest()
     return np.random.default_rng(np.random.SeedSequence(int.from_bytes(digest)))
 
 
 def apply(strategy: Strategy, samples: Samples, clients: int, seed: int) -> Partition:
-    """Deal `samples` to `clients` clients and hold the result to the contract.
+    """Distribute `samples` to `clients` clients and check the result.
 
     The same strategy, samples, clients and seed give the same partition on every machine.
     Raises PartitionError where the request cannot be met.
@@ -75,10 +75,10 @@ def apply(strategy: Strategy, samples: Samples, clients: int, seed: int) -> Part
 
 
 def check(partition: Partition, samples: Samples, clients: int, strategy: Strategy) -> None:
-    """Raise PartitionError unless the partition is whole.
+    """Raise PartitionError unless the partition is valid.
 
-    Whole: one array a client, indices in range and disjoint, every sample held or dropped, no empty client
-    unless the strategy's parameters ask for it.
+    Valid: one index array a client, indices in range and disjoint, every sample with a client or in `dropped`, and no
+    empty client unless the strategy's parameters allow it.
     """
     name = type(strategy).__name__
     if len(partition.clients) != clients:

@@ -1,4 +1,4 @@
-"""Classes to clients: cut each class among those who hold it."""
+"""Split each class among the clients that hold it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def cut_among_holders(
     rng: np.random.Generator,
     remedy: str,
 ) -> Partition:
-    """Cut each class into near-equal parts, one for each client that holds it; who gets the larger ones is drawn.
+    """Split each class among the clients that hold it; sizes differ by at most one sample, larger parts are drawn.
 
-    `holds` is (clients, classes), the classes in ascending order of those that `samples` have. Classes that nobody
-    holds are dropped. Raises PartitionError, with `remedy` as its end, where a class has fewer samples
-    than holders.
+    `holds` is (clients, classes), the classes in ascending order of those that `samples` have. Classes that no client
+    holds are dropped. Raises PartitionError, whose message ends in `remedy`, where a class has fewer samples than
+    clients that hold it.
     """
     present, members = np.unique(samples.labels, return_inverse=True)
     shards: list[list[Indices]] = [[] for _ in holds]

@@ -40,7 +40,7 @@ class Dirichlet(Strategy):
 
     @property
     def allow_empty(self) -> bool:
-        """Empty clients are asked for by `min_size=0`."""
+        """`min_size=0` allows empty clients."""
         return self.min_size == 0
 
     def split(self, samples: Samples, clients: int, rng: np.random.Generator) -> Partition:
@@ -70,9 +70,9 @@ class Dirichlet(Strategy):
 
 
 def _balanced(shares: NDArray[np.float64], counts: Indices, turns: Indices) -> Indices | None:
-    """(classes, clients) numbers of samples, where who holds more than the mean gets nothing of the classes to come.
+    """(classes, clients) numbers of samples; a client that holds more than the mean gets none of the later classes.
 
-    None where a class is left over: the shares of all clients that may still get some are zero.
+    None where a class cannot be given out: all clients that may still get samples have a share of zero.
     """
     cut = np.zeros(shares.shape, np.int64)
     sizes, mean = np.zeros(shares.shape[1], np.int64), counts.sum() / shares.shape[1]
@@ -86,7 +86,7 @@ def _balanced(shares: NDArray[np.float64], counts: Indices, turns: Indices) -> I
 
 
 def _shards(codes: Indices, cut: Indices, rng: np.random.Generator) -> tuple[Indices, ...]:
-    """One array of samples a client: of each class as many as `cut` (classes, clients) says, drawn by chance.
+    """One index array a client, with `cut` (classes, clients) samples of each class, drawn at random.
 
     `codes` are (n,) the classes of the samples, counted from 0.
     """

@@ -16,7 +16,7 @@ class Disjoint(Strategy):
     """
 
     def split(self, samples: Samples, clients: int, rng: np.random.Generator) -> Partition:
-        """Deal whole classes."""
+        """Give each client whole classes."""
         present, members = np.unique(samples.labels, return_inverse=True)
         if clients > len(present):
             raise PartitionError(

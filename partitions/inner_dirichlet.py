@@ -1,4 +1,4 @@
-"""Label skew with sizes held: each client draws its own label distribution."""
+"""Label skew with given sizes: each client draws its own label distribution."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class LabelNoise(Skew):
     """which class a wrong label names: any other, or the next"""
 
     def alter(self, partition: Partition, samples: Samples, rng: np.random.Generator) -> Partition:
-        """Replace labels as the clients see them; where an earlier term has replaced some, those are what is hit."""
+        """Replace labels; where an earlier term has replaced some, its labels are the ones to replace."""
         labels = (samples.labels if partition.labels is None else partition.labels).copy()
         present = np.unique(samples.labels)
         count = len(partition.clients)

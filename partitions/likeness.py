@@ -1,4 +1,4 @@
-"""Test samples dealt so that each client's are distributed as its own training samples are."""
+"""Local tests: test samples with the label distribution of each client's training samples."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from partitions.partition import Indices, Partition, Samples
 
 
 def alike(partition: Partition, samples: Samples, test: Samples, rng: np.random.Generator) -> Partition:
-    """Deal `test` in proportion to who holds how much of each class; what fits nobody is dropped.
+    """Distribute `test` in proportion to the clients' training counts of each class; the rest is dropped.
 
     The counts are factor · (clients, classes) training counts, each rounded up or down to a whole number. The factor
     is one for all clients and classes, so that a client's local test has its own label distribution: it is
-    the largest that no class runs out at. Classes without test samples, or held by nobody, have no say in it.
+    the largest for which no class runs out. Classes without test samples, or without training samples, do not limit it.
     """
     classes = 1 + max(samples.labels.max(initial=0), test.labels.max(initial=0))
     held = np.stack([np.bincount(samples.labels[indices], minlength=classes) for indices in partition.clients])
@@ -44,9 +44,9 @@ def alike(partition: Partition, samples: Samples, test: Samples, rng: np.random.
 
 
 def _rounded(exact: NDArray[np.float64], most: int, owed: NDArray[np.float64], lots: Indices) -> Indices:
-    """(clients,) whole numbers next to `exact` whose sum is its rounded sum, at most `most`; ties: the lowest lot.
+    """(clients,) `exact` rounded up or down, so that the sum is the rounded sum, at most `most`; ties: the lowest lot.
 
-    Rounded up are those with the largest remainder and what rounding has `owed` them since the first class.
+    The clients with the largest remainder plus `owed`, their rounding loss in earlier classes, are rounded up.
     """
     quota: Indices = np.floor(exact + 1e-9).astype(np.int64)
     up = min(round(float(exact.sum())), most) - int(quota.sum())

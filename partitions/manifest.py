@@ -1,4 +1,4 @@
-"""The split that a file holds: a partition that was made before, or elsewhere."""
+"""A partition that is read from a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Manifest(Strategy):
     """path of the JSON file"""
 
     def split(self, samples: Samples, clients: int, rng: np.random.Generator) -> Partition:
-        """Give each sample to whom the file gives its position in the training array; nothing is left to chance."""
+        """Give each sample to the client that the file names for its index in the training array; nothing is random."""
         del rng
         split = self._load(clients)
         positions = np.arange(len(samples)) if samples.positions is None else samples.positions
@@ -45,8 +45,8 @@ class Manifest(Strategy):
     def read(self, dataset: str, n: int, n_test: int, clients: int) -> Split:
         """The whole split of the file, transfer set and local tests included, for a data set and so many clients.
 
-        `n` and `n_test` are the lengths of the training and the test array. Data sets are the same if their source
-        strings are but for the folder that a file lies in.
+        `n` and `n_test` are the lengths of the training and the test array. Two data sets are the same if their
+        source strings are equal, apart from the folder of a file.
         Raises PartitionError where the file cannot be read, is not whole, or was made for something else.
         """
         split = self._load(clients)
@@ -72,7 +72,7 @@ class Manifest(Strategy):
 
 
 def _moved(source: str) -> tuple[str, str, str]:
-    """What stays of a source string when its file is moved: kind, last part of the path, parameters."""
+    """The parts of a source string that do not depend on the folder of its file: kind, file name, parameters."""
     match = re.fullmatch(r"(?P<kind>[^:(]*):?(?P<path>.*?)(?P<call>\(.*\))?", source, re.DOTALL)
     assert match is not None  # every string is of this form
     # Windows paths know both slashes.

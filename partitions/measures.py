@@ -1,7 +1,7 @@
-"""How skewed a partition is, from the (clients, classes) counts of its samples.
+"""Measures of skew, from the (clients, classes) counts of samples.
 
-An empty client has entropy 0, and no distribution whose distance could be told: its distance is NaN, and null in
-`skew`. Averages leave it out.
+An empty client has entropy 0. It has no label distribution: its distance is NaN, and null in `skew`. Averages leave it
+out.
 """
 
 from __future__ import annotations

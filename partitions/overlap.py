@@ -42,7 +42,7 @@ class Overlap(Strategy):
         return cut_among_holders(samples, holds, rng, "use fewer clients or lower shared")
 
     def _remedy(self, present: int, clients: int) -> str:
-        """What would fit the classes that there are."""
+        """For a message: parameters that would fit the number of classes."""
         fewer = (present - self.shared) // self.own
         smaller = (present - self.shared) // clients
         if smaller > 0:

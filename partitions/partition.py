@@ -1,4 +1,4 @@
-"""Samples and how they are distributed: what goes into a strategy and what comes out of it."""
+"""Input and output of a strategy: samples, and their partition."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PartitionError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What a strategy may look at: everything but the inputs themselves."""
+    """The samples as a strategy sees them: labels and columns, but no inputs."""
 
     labels: NDArray[np.int64]
     """(n,) class of each sample."""
@@ -31,7 +31,7 @@ class Samples:
     """Further arrays with first length n, for example who wrote a digit."""
 
     positions: NDArray[np.int64] | None = None
-    """(n,) place of each sample in the data set's training array; None: 0 … n−1."""
+    """(n,) index of each sample in the data set's training array; None: 0 … n−1."""
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 1 or self.labels.dtype != np.int64:
@@ -77,7 +77,7 @@ class Partition:
 
 
 def misplaced(parts: Iterable[tuple[str, NDArray[Any]]], n: int | None) -> str:
-    """What is wrong with index arrays that should be disjoint and within range(n); "" where nothing is."""
+    """The first fault of index arrays that must be disjoint and within range(n), for a message; "" for none."""
     named = list(parts)
     for name, indices in named:
         if indices.ndim != 1 or indices.dtype != np.int64:

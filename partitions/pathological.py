@@ -33,7 +33,7 @@ class Pathological(Strategy):
         """Deal classes to clients, then cut each class among the clients that hold it.
 
         flwr_datasets' PathologicalPartitioner knows all modes but "balanced" and takes 3.6 s for 1,000 clients of 2
-        classes, with a warning for each class left out; after one's own deal only `array_split` remains: 0.02 s.
+        classes, with a warning for each class left out; this takes 0.02 s.
         """
         present = len(np.unique(samples.labels))
         if self.classes > present:
@@ -45,10 +45,10 @@ class Pathological(Strategy):
 
 
 def _balanced(present: int, each: int, clients: int, rng: np.random.Generator) -> Indices:
-    """(clients, each) distinct classes a client, every class in floor or ceil of clients·each/present hands.
+    """(clients, each) distinct classes a client, every class on floor or ceil of clients·each/present clients.
 
-    Each client takes from the classes with the most cards left, at random among equals; as no class starts
-    with more cards than there are clients, the deal always comes out.
+    Each client takes the classes with the most places left, at random among equals. No class has more places than there
+    are clients, so every place is filled.
     """
     left = np.full(present, clients * each // present)
     left[rng.permutation(present)[: clients * each % present]] += 1
@@ -60,7 +60,7 @@ def _balanced(present: int, each: int, clients: int, rng: np.random.Generator) -
 
 
 def _random(present: int, each: int, clients: int, rng: np.random.Generator) -> Indices:
-    """(clients, each) distinct classes a client, drawn by every client on its own."""
+    """(clients, each) distinct classes a client, drawn independently for every client."""
     return np.argsort(rng.random((clients, present)), axis=1)[:, :each]
 
 
@@ -71,7 +71,7 @@ def _cyclic(present: int, each: int, clients: int, rng: np.random.Generator) -> 
 
 
 def _first(present: int, each: int, clients: int, rng: np.random.Generator) -> Indices:
-    """(clients, each) distinct classes a client: the first in turn, the others drawn by every client on its own."""
+    """(clients, each) distinct classes a client: the first in turn, the others drawn independently for every client."""
     order = rng.random((clients, present))
     order[np.arange(clients), np.arange(clients) % present] = -1
     return np.argsort(order, axis=1)[:, :each]

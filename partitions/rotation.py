@@ -40,7 +40,7 @@ class Turned:
     degrees: float
 
     def __call__(self, images: Images, rng: np.random.Generator) -> Images:
-        """Turn; nothing is left to chance."""
+        """Turn the images; nothing is random."""
         del rng
         if not self.degrees:
             return images.copy()

@@ -1,4 +1,4 @@
-"""Shares to whole numbers of samples, without a remainder that falls to any one client."""
+"""Rounding of shares to whole numbers of samples."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from partitions.partition import Indices
 def largest_remainder(shares: NDArray[np.float64], totals: int | Indices) -> Indices:
     """(…, k) whole numbers in proportion to (…, k) `shares`; those along the last axis add up to the (…) `totals`.
 
-    Each is its exact value rounded down or up. Rounded up are those with the largest remainders, whatever their
-    place, so that shares which are alike in law become numbers which are; equal remainders go to the first of them.
+    Each exact value is rounded down or up. Those with the largest remainders are rounded up, wherever they stand, so
+    that equally distributed shares give equally distributed numbers; of equal remainders, the first is rounded up.
     The shares along the last axis are not all zero.
     """
     totals = np.asarray(totals, np.int64)

@@ -1,4 +1,4 @@
-"""The file that a partition is kept in: who holds which training sample, and a hash that says so."""
+"""The file of a partition: the indices of each client's samples, and a hash of them."""
 
 from __future__ import annotations
 
@@ -96,11 +96,11 @@ class Split:
         yield from ((f"local_test[{i}]", indices) for i, indices in enumerate(self.local_test))
 
     def checked(self, n: int | None = None, n_test: int | None = None) -> Split:
-        """This split, after it was made sure that its indices are disjoint, of training and test array each.
+        """This split, after a check that its indices into the training array, and into the test array, are disjoint.
 
-        They lie in range(n) and range(n_test), the lengths of the two arrays; of a length that is not given only
-        the upper bound goes unchecked. A transfer set of another data set is held to itself alone.
-        Raises PartitionError naming the two places that hold the same index, or the index out of range.
+        They must lie in range(n) and range(n_test), the lengths of the two arrays. Without a length, the upper bound is
+        not checked. A transfer set of another data set is checked by itself.
+        Raises PartitionError, naming the two lists that hold the same index, or the index out of range.
         """
         lists = {"local_test": self.local_test} if self.local_test else {}
         if isinstance(self.val, tuple):
@@ -138,7 +138,7 @@ class Split:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Split:
-        """Read a manifest and hold it to its hash.
+        """Read a manifest and check its hash.
 
         Raises PartitionError, naming the file and the key, on a missing or torn file, wrong keys or types,
         indices that overlap, and contents that do not match `sha256`.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Added:
-    """The mark; it says nothing more."""
+    """Type of the mark `ADDED`."""
 
 
 ADDED: Final = _Added()

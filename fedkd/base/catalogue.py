@@ -89,7 +89,7 @@ class Catalogue(Generic[T]):
         return made(self.noun, spec, self.find(spec))
 
     def entry(self, module: ModuleType, name: str) -> type[T] | None:
-        """The class of a module that is called so, whatever its capitals and underscores; None where it has none."""
+        """The class of this name in a module, ignoring capitals and underscores; None where there is none."""
         wanted = name.replace("_", "").lower()
         for value in vars(module).values():
             if (
@@ -104,7 +104,7 @@ class Catalogue(Generic[T]):
 
 
 def made(noun: str, spec: Spec, entry: type[T]) -> T:
-    """An object of the class `entry`, a `noun` in messages, with the parameters of a parsed spec, checked.
+    """An object of the class `entry` with the checked parameters of a parsed spec; messages call it a `noun`.
 
     Raises:
         UserError: unknown parameter, wrong type, or a value out of range.

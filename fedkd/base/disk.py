@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, made by one process at a time."""
+"""Atomic writes, file locks and cached files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Read = TypeVar("Read")
 
 @contextmanager
 def replacing(path: Path, *, locked: bool = False) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the place of `path` when the block ends well, and is removed if not.
+    """A temporary path beside `path`: it replaces `path` when the block succeeds, and is removed when it fails.
 
-    locked: the caller holds the lock of `path`, which is part of the cache. The path to write to then has one name for
-    all processes, so that what a killed one has left is overwritten.
+    locked: the caller holds the lock of `path`, which is part of the cache. All processes then use the same
+    temporary name, so that the leftover of a killed process is overwritten.
 
     Raises:
         UserError: the folder cannot be written.
@@ -52,9 +52,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to `path`: of several processes and threads, one at a time is inside.
+    """Hold the lock of `path`: only one process or thread at a time is inside the block.
 
-    The lock file stays: removing one that another process has just opened would let a third in beside it.
+    The lock file is never removed: a process that has just opened it would then not exclude the next one.
 
     Raises:
         UserError: the folder cannot be written.
@@ -74,9 +74,9 @@ def alone(path: Path) -> Iterator[None]:
 def cached(
     path: Path, make: Callable[[], Made], write: Callable[[Path, Made], None], read: Callable[[Path], Read | None]
 ) -> Read:
-    """What `read` gives for a file, which is made and written first where `read` gives None: missing or damaged.
+    """The result of `read(path)`. Where that is None (missing or damaged), the file is made and written first.
 
-    With several processes or threads at once, one makes it and the others wait.
+    Of several processes or threads, one makes the file and the others wait.
 
     Raises:
         UserError: the cache cannot be written, or what was written cannot be read. Also whatever `make` raises; nothing

@@ -1,4 +1,4 @@
-"""Errors whose reader can mend the cause."""
+"""Errors with a message for the user."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class UserError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """Training has left the finite numbers: the message names what is not finite. No result may come of it."""
+    """A value in training is not finite: the message names it. The federation then gives no result."""
 
 
 class FederationError(RuntimeError):
-    """A federation cannot go on: a client failed or did not answer. What is complete is kept."""
+    """A federation stopped: a client failed or did not answer. Complete federations keep their results."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -36,7 +36,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def blamed(error: BaseException, *files: Path) -> str:
-    """What was raised, in one line: the innermost line of the user's own `files` that was running, and the reason."""
+    """One line about an error: the innermost line of the user's own `files` in its traceback, and the reason."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) in files]
     where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}: " if frames else ""
     reason = str(error).strip().split("\n")[0]

@@ -21,14 +21,14 @@ _BESIDE: list[Path] = []
 
 _HASHES: dict[tuple[object, ...], str] = {}
 _ROOMS = frozenset({"fedkd", "partitions", "analysis", "simulations"})
-"""Our own packages: they lie beside a file in a checkout of fedkd, and are no part of it."""
+"""fedkd's packages: in a checkout they lie beside the user's file, but are not the user's code."""
 _CACHES: list[Callable[[], None]] = []
 _SETTLED = 2.0
 """Seconds after which a file's times tell whether it has changed: two writes may fall within one tick of the clock."""
 
 
 def file_cache(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """`functools.lru_cache` for what depends on files besides its arguments: `forget_files` empties it."""
+    """`functools.lru_cache` for functions whose result also depends on files: `forget_files` empties it."""
 
     def cached(function: Callable[P, T]) -> Callable[P, T]:
         cached_function = lru_cache(maxsize=maxsize)(function)
@@ -39,7 +39,7 @@ def file_cache(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def forget_files() -> None:
-    """Forget what was made of files, so that each is looked at again: at the beginning of a study."""
+    """Empty every `file_cache`, so that all files are read again. Called when a study begins."""
     for clear in _CACHES:
         clear()
 
@@ -68,7 +68,7 @@ def candidates(path: str | Path) -> list[Path]:
 
 
 def located(path: str | Path) -> Path:
-    """The first of the `candidates` that exists; what is nowhere keeps the path as it was given."""
+    """The first of the `candidates` that exists; the given path where none does."""
     return next((candidate for candidate in candidates(path) if candidate.exists()), Path(path).expanduser())
 
 

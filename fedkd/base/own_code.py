@@ -71,7 +71,7 @@ def own_files() -> list[Path]:
 
 
 def is_own(error: BaseException) -> bool:
-    """Whether the user's own code was running when this was raised, and it is no message to the user already."""
+    """Whether the error was raised below the user's own code, and is not a `UserError`."""
     if isinstance(error, UserError):
         return False
     frames = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
@@ -79,7 +79,7 @@ def is_own(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, in one line: a message as it is, else what was raised, and where in the user's own code."""
+    """One line about an error: fedkd's own errors as they are; of others the type, and the line in the user's code."""
     if isinstance(error, (UserError, DivergedError, FederationError)):
         return str(error)
     return blamed(error, *own_files())

@@ -1,4 +1,4 @@
-"""What pydantic says is wrong, in one line of plain words."""
+"""Validation errors of pydantic, as one line for the user."""
 
 from __future__ import annotations
 

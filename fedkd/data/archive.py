@@ -1,4 +1,4 @@
-"""The files of a tar or zip archive, read into memory: what is not unpacked cannot escape or be left behind."""
+"""The files of a tar or zip archive, read into memory: nothing is written to the disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Readable(Protocol):
 
 
 class _Remembering:
-    """A file that remembers what was read last: tarfile does not tell a torn end from the proper one."""
+    """A file that remembers the last bytes read: tarfile does not notice an archive that is cut short."""
 
     def __init__(self, file: _Readable) -> None:
         self.file = file
@@ -51,8 +51,8 @@ def archive_files(
 ) -> tuple[dict[str, bytes], set[str]]:
     """(contents by name of the wanted files, names of all folders) of a .zip or a .tar[.gz|.bz2|.xz].
 
-    Names are relative, with slashes; hidden files are left out. What the archive is, is told by its first
-    bytes. Raises UserError on an archive that is damaged, cut short, or holds what no data set needs: absolute
+    Names are relative, with slashes; hidden files are left out. The first bytes decide the kind of
+    archive. Raises UserError on an archive that is damaged, cut short, or holds what no data set needs: absolute
     names, `..`, links, devices, encrypted files, wanted files of more than `largest` bytes.
     """
     kind = "tar"
@@ -77,7 +77,7 @@ def archive_files(
 
 
 class _Contents:
-    """What an archive holds, checked as it is found."""
+    """Files and folders of an archive; each member is checked when it is added."""
 
     def __init__(self, path: str, wanted: Wanted, progress: Progress, largest: int, raw: BufferedReader) -> None:
         self.path, self.wanted, self.progress, self.largest, self.raw = path, wanted, progress, largest, raw
@@ -142,7 +142,7 @@ def _read_zip(contents: _Contents) -> None:
 
 
 def _inflated(raw: BufferedReader) -> BufferedReader | BufferedIOBase:
-    """The archive without its compression, which is told by its first bytes, whatever the file is called."""
+    """The decompressed archive; its first bytes decide the compression, not its name."""
     start = raw.read(6)
     raw.seek(0)
     if start.startswith(b"\xfd7zXZ\x00"):

@@ -1,4 +1,4 @@
-"""A border between training and test for data that come without one."""
+"""A split into training and test samples for data that come without one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SEED = 2024
 
 
 def seeded_test(labels: NDArray[np.int64], fraction: float, where: str) -> NDArray[np.bool_]:
-    """(n,) which images are for testing: the same `fraction` of every class, at least one left to train.
+    """(n,) bool, the images for testing: the same `fraction` of every class; at least one of each is left for training.
 
     The seed is fixed: the border belongs to the data set, not to a study.
     Raises UserError where no class has two images.

@@ -25,7 +25,7 @@ SCHEMA = 2
 
 
 def cache_root() -> Path:
-    """Where prepared things are kept: $FEDKD_CACHE, else $XDG_CACHE_HOME/fedkd, else ~/.cache/fedkd."""
+    """The cache folder: $FEDKD_CACHE, else $XDG_CACHE_HOME/fedkd, else ~/.cache/fedkd."""
     if configured := os.environ.get("FEDKD_CACHE"):
         return Path(configured).expanduser().absolute()
     shared = os.environ.get("XDG_CACHE_HOME")

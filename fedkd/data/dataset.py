@@ -14,8 +14,8 @@ from torch import Tensor
 class Dataset:
     """Samples of one size, images or chunks of text, with a fixed border between training and test.
 
-    What samples are dealt by is their label: the class of an image, the domain of a chunk. What a model predicts is
-    one of the `outputs`: the class, or at every place of a chunk the next token.
+    Partitions use the labels: the class of an image, or the domain of a chunk. A model predicts one of the `outputs`:
+    the class of an image, or the next token after each token of a chunk.
 
     The tensors are mapped from a file in the cache: processes on one machine share their pages.
     """

@@ -19,13 +19,13 @@ BLOCK = 2**20
 
 
 class UnreachableError(Exception):
-    """No server gave the file: the message says what each of them did instead."""
+    """No server gave the file: the message has the reason for each."""
 
 
 def download(urls: Sequence[str], target: Path, md5: str, progress: Progress) -> None:
     """Get `target` from the first of the `urls` that has it, unless it is there already.
 
-    One process at a time; it is written beside its place and moved there when its checksum is right.
+    One process at a time downloads. It writes a temporary file and renames it when the checksum is right.
 
     Raises:
         UnreachableError: every server failed, gave a part only, or gave something else.

@@ -93,5 +93,5 @@ class Framed(Source):
         return Framing(self.size, self.mode, self.fit)
 
     def framed(self) -> list[object]:
-        """What it adds to a stamp: nothing where images stay as they are."""
+        """What `stamp` records about it; empty where images stay as they are."""
         return [SCHEMA, self.size, self.mode, self.fit, version("pillow")] if self.size or self.mode else []

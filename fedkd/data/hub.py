@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, through flwr-datasets; from a folder as well, and without a network."""
+"""Data sets of the Hugging Face hub, or of a folder, through flwr-datasets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPOSITORY = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that `name` is, or has below $FEDKD_DATA/hf; None for a data set of the hub."""
+    """The folder `name`, or $FEDKD_DATA/hf/`name`; None where neither exists: a data set of the hub."""
     below = mirror()
     folders = [located(name)] + ([below / "hf" / name] if below else [])
     return next((folder.absolute() for folder in folders if folder.is_dir()), None)
@@ -102,7 +102,7 @@ def _no_split(where: str, name: str, known: str) -> UserError:
 
 
 def _explained(where: str, error: Exception, problem: str | None) -> UserError:
-    """The user's error for one of the library's, which has several lines and no advice."""
+    """A UserError of one line, with advice, for an error of the library."""
     message = str(error).strip().split("\n")[0]
     if missing := re.search(r"The given split: '(.*)' is not present in the dataset's splits: '\[(.*)\]'", message):
         return _no_split(where, missing[1], missing[2])

@@ -1,8 +1,7 @@
-"""Python's pickles of plain data, read without running what a pickle may ask for.
+"""Python's pickles of plain data, read without running code.
 
-A pickle names functions to call. Here the names that arrays of bytes need are given harmless stand-ins that do
-not reach NumPy, and every other name is refused: what comes out is made of None, numbers, text, bytes, lists,
-tuples, dictionaries and uint8 arrays.
+A pickle names functions to call. Here the names that uint8 arrays need are replaced by harmless classes, and every
+other name is refused. The result holds only None, numbers, text, bytes, lists, tuples, dictionaries and uint8 arrays.
 """
 
 from __future__ import annotations

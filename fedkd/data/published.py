@@ -35,7 +35,7 @@ class Remote:
 
 
 def mirror() -> Path | None:
-    """The folder of the user's own copies, $FEDKD_DATA; None where it is not set. UserError where it is none."""
+    """The folder $FEDKD_DATA with the user's copies; None where it is not set. UserError where it is not a folder."""
     if not (given := os.environ.get("FEDKD_DATA")):
         return None
     folder = Path(given).expanduser().absolute()
@@ -52,9 +52,8 @@ class Published(Source):
     They are taken from $FEDKD_DATA where they lie there, as the archives that were published or unpacked, in the
     folders that torchvision uses. Else the published archives are downloaded to `cache_root()/downloads`.
 
-    What is trusted: what was downloaded has the md5 that torchvision knows it by. What lies in $FEDKD_DATA is the
-    user's own and read whatever its checksum: it can be wrong, and then it is refused, or hold other images, but
-    nothing in it is executed.
+    Downloaded files must have the md5 that torchvision lists. Files in $FEDKD_DATA are the user's own and are read
+    without a checksum: they may be refused as damaged, or hold other images, but nothing in them is executed.
     """
 
     @abstractmethod
@@ -70,7 +69,7 @@ class Published(Source):
         """The data set in the files at `paths`, one for each of the pieces."""
 
     def stamp(self) -> object:
-        """The parameters, and the state of the mirror's files; of published files, that they are those."""
+        """The parameters, and the state of the mirror's files, or "published" where the published files are used."""
         parameters = dataclasses.asdict(self)  # type: ignore[call-overload]
         paths = self._mirrored()
         if paths is None:

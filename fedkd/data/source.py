@@ -1,4 +1,4 @@
-"""What a source of data promises; each file of `sources/` holds one."""
+"""The interface of a data source; each file of `sources/` holds one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ class Source(ABC):
 
     @abstractmethod
     def stamp(self) -> object:
-        """A JSON value that changes whenever the content may have; cheap, asked for at every load.
+        """A JSON value that changes whenever the content may have changed.
+
+        It is computed at every load, so it must be quick.
 
         Raises UserError where there is nothing to load.
         """
@@ -68,7 +70,7 @@ class Source(ABC):
 
 
 def class_labels(labels: NDArray[Any], where: str) -> NDArray[np.int64]:
-    """`labels` as int64, after it was made sure that they are 0, 1, 2, … without a gap, and two or more."""
+    """`labels` as int64; UserError unless they are 0, 1, 2, … without a gap, and at least two."""
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{where} is {labels.dtype} of shape {labels.shape}; labels must be integers of shape (n,)")
     present = np.unique(labels)

@@ -1,4 +1,4 @@
-"""How a file or a folder is recognised without reading it."""
+"""Stamps that identify the state of a file or folder without reading its content."""
 
 from __future__ import annotations
 

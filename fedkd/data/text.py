@@ -23,7 +23,7 @@ class Document:
     """One text."""
 
     domain: str
-    """what kind of text it is: chunks are dealt by it"""
+    """the kind of text; it is the label of its chunks"""
     text: bytes
 
 
@@ -31,10 +31,9 @@ class Document:
 class TextSource(Source):
     """A source of documents. The last part of each is for testing, so that no test chunk lies between training chunks.
 
-    The parts of a domain's documents are joined, and cut into chunks of `length` tokens, each of which is predicted
-    from those before it in its chunk. The token after a chunk is the first of the next and the last to be predicted
-    in this: every token but a part's first is predicted once. What is left at the end, too little for a chunk, is left
-    out.
+    The parts of a domain's documents are joined, and cut into chunks of `length` tokens, each predicted from
+    the tokens before it in its chunk. Every token is predicted once, except the first of a part: the last target of a
+    chunk is the first token of the next. Tokens at the end that do not fill a chunk are left out.
     """
 
     vocabulary: Annotated[int, Interval(ge=BYTES, le=2**16)] = BYTES
@@ -45,7 +44,7 @@ class TextSource(Source):
     """share at the end of each document that is for testing, from the next line on"""
 
     def chunking(self) -> list[object]:
-        """What chunks depend on besides the documents, for `stamp`: the parameters, and what learns byte pairs."""
+        """For `stamp`, what chunks depend on besides the documents: the parameters, and the version of tokenizers."""
         learning = [] if self.vocabulary == BYTES else [f"tokenizers {version('tokenizers')}"]
         return [self.vocabulary, self.length, self.test, *learning]
 
@@ -91,7 +90,7 @@ class TextSource(Source):
 
 
 def checked_text(content: bytes, where: str) -> bytes:
-    """`content` itself, after it was made sure that it is text: UTF-8 without zero bytes."""
+    """`content` unchanged; UserError unless it is text in UTF-8 without zero bytes."""
     try:
         content.decode("utf-8")
         at = content.find(0)

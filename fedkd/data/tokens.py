@@ -1,4 +1,4 @@
-"""Text ↔ tokens: bytes, and what byte pair encoding makes of them."""
+"""Text ↔ tokens: single bytes, or byte pair encoding."""
 
 from __future__ import annotations
 

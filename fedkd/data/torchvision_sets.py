@@ -1,4 +1,4 @@
-"""What the data sets share that torchvision knows by name: their files, where to get them, how to read them.
+"""Shared code of the data sets that torchvision lists: addresses, checksums, and joining the parts.
 
 The files are read here and not by torchvision's classes: those unpickle CIFAR's batches, unpack archives beside
 them, and refuse any file that is not the published one. The tests hold both to the same images.

@@ -81,11 +81,10 @@ Wire = Annotated[str, AfterValidator(_known)]
 
 
 def over_the_wire(logits: Tensor, wire: str) -> Tensor:
-    """(…, classes) `logits` as the other side would read them, in float32.
+    """(…, classes) `logits` as the receiver decodes them, in float32.
 
-    Whatever is compared with soft predictions that travelled passes through here first; that those travelled twice,
-    to the server and from it, makes no difference. Values beyond the
-    range of float16 (±65504) are clamped rather than sent as infinities.
+    Logits that are compared with received ones go through here first. A second transfer changes nothing more. Values
+    beyond the range of float16 (±65504) are clamped instead of sent as infinities.
     """
     return from_wire(to_wire(logits, wire), logits.shape[-1])
 
@@ -93,9 +92,8 @@ def over_the_wire(logits: Tensor, wire: str) -> Tensor:
 def to_wire(logits: Tensor, wire: str) -> Tensor:
     """(…, classes) `logits` as they travel: in a type, clamped to its range, or as (…, bytes) of the K highest.
 
-    Where all of them take no more bytes as float16 than the K highest, they travel so. Bytes would hide what is not a
-    number from the server, which must see it: such logits travel whole too. What has travelled and travels once more
-    stays as it is.
+    All logits are sent as float16 where that takes no more bytes than the K highest, or where one of them is not
+    finite, because the server must see that. Encoding decoded logits again gives the same bytes.
     """
     top, classes = _TOP.fullmatch(wire), logits.shape[-1]
     if top and top_k.packed_size(classes, int(top[1])) < 2 * classes and bool(logits.isfinite().all()):
@@ -106,14 +104,14 @@ def to_wire(logits: Tensor, wire: str) -> Tensor:
 
 
 def from_wire(sent: Tensor, classes: int) -> Tensor:
-    """(…, classes) float32 logits of what `to_wire` made."""
+    """(…, classes) float32 logits, decoded from the result of `to_wire`."""
     if sent.dtype != torch.uint8:
         return sent.float()
     return top_k.unpack(sent.flatten(0, -2), classes).reshape(*sent.shape[:-1], classes)
 
 
 def decode_predictions(logits: Tensor, classes: int) -> Tensor:
-    """(teachers, n, classes) float32 from (n, classes) or (teachers, n, classes) as they travelled."""
+    """(teachers, n, classes) float32, decoded from encoded (n, …) or (teachers, n, …) logits."""
     return from_wire(logits if logits.dim() == 3 else logits.unsqueeze(0), classes)
 
 

@@ -21,8 +21,8 @@ Kind = Literal["images", "text", "any"]
 class Model(nn.Module):
     """A classifier in two parts: `features` (n, width) of inputs, and a linear `head` to (n, classes) logits.
 
-    Inputs are (n, channels, height, width) in [0, 1]; the model centres them itself, so that no statistic of
-    anybody's data travels with it.
+    Inputs are (n, channels, height, width) in [0, 1]. The model centres them with a constant, so that it carries no
+    statistics of a client's data.
     """
 
     def __init__(self, body: nn.Module, width: int, classes: int) -> None:
@@ -46,13 +46,13 @@ class Model(nn.Module):
 
 
 class LanguageModel(Model):
-    """A `Model` of text: (n, length) int64 tokens in, and at each place logits of the next token out.
+    """A `Model` of text: (n, length) int64 tokens in, and for each of them the logits of the next token out.
 
-    `features` are (n, length, width) and logits (n, length, vocabulary). What comes later changes none of them.
+    `features` are (n, length, width) and logits (n, length, vocabulary). They do not depend on later tokens.
     """
 
     def centred(self, x: Tensor) -> Tensor:
-        """The tokens themselves: they are names, not amounts."""
+        """The tokens unchanged: they are indices, not amounts."""
         return x
 
 
@@ -66,7 +66,7 @@ class Architecture(ABC):
 
     @property
     def brings_weights(self) -> bool:
-        """Whether `initial` gives weights that somebody trained: such a model is pre-trained only where asked."""
+        """Whether `initial` gives trained weights: by default, such a model is not pre-trained."""
         return False
 
     @abstractmethod
@@ -78,9 +78,9 @@ class Architecture(ABC):
         """
 
     def initial(self, model: Model, client: int) -> Mapping[str, Tensor] | None:  # noqa: ARG002
-        """Tensors to start from instead of drawn ones, by their names in `model`, which `build` made; None: none.
+        """Initial tensors by their names in `model`, which `build` made; None: the drawn weights stay.
 
-        Called once where a client starts, never where a model is restored. What is missing keeps its drawn value.
+        Called once when a client starts, not when a model is restored. Tensors that are missing keep their drawn value.
 
         Raises:
             UserError: there are no such weights, or they do not fit.
@@ -104,7 +104,7 @@ class Architecture(ABC):
         Weights that a name and a checksum determine are no such files.
 
         Raises:
-            UserError: it cannot be told which files these are.
+            UserError: the files cannot be determined.
         """
         return ()
 

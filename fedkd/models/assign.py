@@ -81,7 +81,7 @@ def assignment(models: str, clients: int) -> tuple[str, ...]:
 
 
 def _turns(weights: Sequence[float]) -> Iterator[int]:
-    """Which alternative each next client takes, for ever: the one that lags most behind its share; ties, the first."""
+    """Endless indices of alternatives: always the one furthest below its share; of equal ones, the first."""
     if len(set(weights)) == 1:
         yield from itertools.cycle(range(len(weights)))
     total, counts = sum(weights), [0] * len(weights)
@@ -137,7 +137,7 @@ def build_model(spec: str, shape: Shape, classes: int, seed: int, purpose: str, 
 
 
 def restored_model(spec: str, shape: Shape, classes: int, weights: Mapping[str, Tensor]) -> Model:
-    """A model with given weights, which it takes over: nothing is drawn or allocated twice."""
+    """A model that takes over given weights: none are drawn, and no memory is allocated twice."""
     with seeded(_drawing(spec), 0), torch.device("meta"):
         model = _architecture(spec).build(shape, classes)
     model.load_state_dict(weights, assign=True)
@@ -146,7 +146,7 @@ def restored_model(spec: str, shape: Shape, classes: int, weights: Mapping[str, 
 
 @lru_cache(maxsize=64)
 def _drawing(spec: str) -> Sources:
-    """What initial weights are drawn from: torch's global stream, and by a user's own code from any."""
+    """Generators that initial weights are drawn from: torch's global one; by a user's own code, any."""
     return Sources(torch=True, others=bool(parse(spec).file))
 
 

@@ -22,9 +22,9 @@ from fedkd.models.blocks.tensors import CLIENT, client_file, read_weights
 
 
 def save_checkpoint(path: Path, model_spec: str, model: Model, shape: Shape, classes: int) -> None:
-    """Write `model` as a safetensors file that says itself what it is: whole, or not at all.
+    """Write `model` as a safetensors file with a description of it in the header; the write is atomic.
 
-    A model that was taken up from a checkpoint itself is described by what it is, not by where it came from.
+    A model that was loaded from a checkpoint is described by its architecture, not by the path of the checkpoint.
 
     Raises:
         UserError: the file cannot be written.
@@ -59,7 +59,7 @@ class Checkpoint(Architecture):
         """Spec of the saved model.
 
         Raises:
-            UserError: neither the user nor the file says it, or the file must not.
+            UserError: neither the user nor the file names the model, or the file names one that only the user may name.
         """
         return self._spec(self._first)
 
@@ -73,7 +73,7 @@ class Checkpoint(Architecture):
         return True
 
     def build(self, shape: Shape, classes: int) -> Model:
-        """A network of the saved model's architecture, its own weights still to be taken up."""
+        """A network of the saved model's architecture; `initial` gives its weights."""
         path = self._first
         description = None if self.model else read_description(path)
         if description and (description.shape, description.classes) != (shape, classes):
@@ -95,7 +95,7 @@ class Checkpoint(Architecture):
         return self._architecture(path).adopted(read_weights(path), model, str(path))
 
     def files(self, client: int) -> tuple[Path, ...]:
-        """The client's file, and the one that says what all of them are."""
+        """The client's file, and the file that the architecture is read from."""
         return tuple(dict.fromkeys((self._first, self._file(client), *self._architecture(self._first).files(client))))
 
     def _architecture(self, path: Path) -> Architecture:
@@ -121,7 +121,7 @@ class Checkpoint(Architecture):
 
     @property
     def _first(self) -> Path:
-        """The file that says what is built: of several, that of the smallest id."""
+        """The file that the architecture is read from: of several, that of the smallest id."""
         if CLIENT not in self.argument:
             return self._file(0)
         for path in candidates(self.argument):

@@ -193,7 +193,7 @@ class OwnNetwork(Architecture):
         return seen
 
     def _advice(self, gives: int, classes: int) -> str:
-        """How the network might come by the right number of outputs."""
+        """Advice on how to give the network the right number of outputs."""
         if named := [key for key in parameters(self.make) if ALWAYS.get(key, REQUIRED.get(key)) == CLASSES]:
             return f"{named[0]} should be the width of its last layer: {named[0]}={classes}"
         if alike := [key for key, each in parameters(self.make).items() if each.default == gives]:
@@ -225,7 +225,7 @@ COUNTER = "num_batches_tracked"
 
 
 def own_network(spec: Spec, module: ModuleType) -> OwnNetwork:
-    """The class or function that a spec string names in the user's file, with its parameters apart from ours.
+    """The class or function that a spec string names in the user's file, its parameters separated from fedkd's.
 
     Raises:
         UserError: there is none, it makes no networks, or one of its parameters has the name of ours.

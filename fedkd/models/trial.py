@@ -1,4 +1,4 @@
-"""A network, tried before anything runs: what would fail or differ later is noticed here."""
+"""A trial run of a network before a study begins, which finds errors and random results early."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _EVERYTHING = Sources(torch=True, others=True)
 def try_network(spec: str, shape: Shape, classes: int, client: int = 0) -> None:
     """Build a network as a client would.
 
-    Of a user's own, compute predictions for two samples, and those of one that is restored from its state, in
-    evaluation and in training mode.
+    For a user's own network, also compute predictions for two samples, in evaluation and in training mode, and compare
+    them with those of a copy that was restored from its state.
 
     Raises:
-        UserError: it cannot be built or cannot take such samples, or what it computes could not be computed again.
+        UserError: it cannot be built, cannot take such samples, or gives other results when it is run again.
     """
     built = build_model(spec, shape, classes, 0, "trial", client)
     if not parse(spec).file:

@@ -1,4 +1,4 @@
-"""What lies on one participant's disk: what a method may learn from, and what it is only evaluated on."""
+"""The data of one participant: samples for its method to learn from, and samples for evaluation only."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Holdings:
     ) -> Evaluation:
         """Accuracy and loss of a model on every split of `evaluation`, in one forward pass; calibration on test.
 
-        Of text, accuracy and loss are those of the next token, and bits per byte are told too. `started_right` is the
+        Of text, accuracy and loss are those of the next token, and bits per byte are added. `started_right` is the
         (rows,) bool mask of what was right on the test split at the start; with it, knowledge gained (wrong → right)
         and lost (right → wrong) are shares of all its rows. `detailed` adds the accuracy on each class of the test
         split; a vocabulary is too large for that.

@@ -1,4 +1,4 @@
-"""What a client or the server holds and may touch: no test data, by construction."""
+"""A client or the server as a method sees it: data, models and state, but no test data."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Node:
 
     @property
     def compute(self) -> Compute:
-        """The door to the node's networks."""
+        """How the node's networks are called."""
         return Compute(self.device, self.training.precision, self.training.compile)
 
     @property
@@ -143,7 +143,7 @@ class Node:
         return self.compute.predicted(model or self.student, pieces, len(x) * each)
 
     def transfer_logits(self) -> Tensor:
-        """(rows, classes) logits of the student as it is now on what is distilled, computed once for equal weights."""
+        """(rows, classes) logits of the student on `distilled`; computed again only after its weights have changed."""
         known = self._remembered
         if known is None or not known.holds(self.student, self.distilled):
             known = self._remembered = _Remembered.of(self, self.predict(self.distilled.x))
@@ -154,7 +154,7 @@ class Node:
         self._remembered = _Remembered.of(self, logits)
 
     def predictions(self, knowledge: Mapping[str, Tensor]) -> Tensor:
-        """(teachers, n, classes) logits that some knowledge stands for.
+        """(teachers, n, classes) logits decoded from knowledge.
 
         Raises:
             KeyError: the knowledge holds no soft predictions.
@@ -164,7 +164,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class _Remembered:
-    """Logits, and for which weights and samples they hold."""
+    """Logits, with the weights and samples that they were computed from."""
 
     logits: Tensor
     samples: Data
@@ -176,7 +176,7 @@ class _Remembered:
         return cls(logits, node.distilled, _weights(node.student))
 
     def holds(self, model: nn.Module, samples: Data) -> bool:
-        """Whether nothing has changed since: torch counts the changes of every tensor."""
+        """Whether samples and weights are unchanged; torch counts the changes of every tensor."""
         now = _weights(model)
         same = len(now) == len(self.weights) and all(
             mine is its and before == after for (mine, before), (its, after) in zip(self.weights, now, strict=True)

@@ -1,4 +1,4 @@
-"""What a client makes of the models that it was sent."""
+"""Predictions of the models that a client received."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedkd.node.node import Node
 def predicted(client: Node, knowledge: Knowledge) -> Knowledge:
     """Knowledge with the predictions of the models in it, (teachers, n, classes) on the client's own samples.
 
-    A model is needed for that once: what a client keeps are its predictions.
+    The models are dropped afterwards: the client keeps their predictions only.
     """
     teachers = numbered(TEACHER, knowledge)
     if not teachers:

@@ -1,4 +1,4 @@
-"""What a client sends, after its channel."""
+"""Logits and weights as a client sends them, after its channel."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from fedkd.settings.federation import Federation
 
 
 def check_alike(name: str, federation: Federation, force: bool) -> None:
-    """Raise UserError, naming the clients, where averaging weights would average what does not belong together."""
+    """Raise UserError, naming the clients, where their models differ or do not start from common weights."""
     holders: dict[str, list[int]] = {}
     for client in federation.learners:
         holders.setdefault(federation.client_models[client], []).append(client)

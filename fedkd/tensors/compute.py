@@ -1,4 +1,4 @@
-"""The one door to a network: nobody else calls a model."""
+"""All calls of a network: precision, compilation and evaluation mode are decided here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Compute:
     compile: bool = False
 
     def __call__(self, model: nn.Module, x: Tensor) -> Tensor:
-        """What a network makes of its inputs, with gradients where the caller wants them."""
+        """Output of a network, with gradients unless the caller has turned them off."""
         if self.compile and getattr(model, "_compiled_call_impl", None) is None:
             model.compile()
         return self._computed(model, x)
@@ -45,7 +45,7 @@ class Compute:
             return self._computed(model.features, x).flatten(0, -2)
 
     def outputs(self, model: nn.Module, x: Tensor) -> Tensor:
-        """What a network makes of its inputs in evaluation mode, without gradients."""
+        """Output of a network in evaluation mode, without gradients."""
         model.eval()
         with torch.no_grad():
             return self(model, x)

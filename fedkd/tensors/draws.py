@@ -1,8 +1,8 @@
-"""What a network draws while it computes comes from a stream of its own too.
+"""Seeds for the random numbers that a network draws while it computes.
 
-Dropout, stochastic depth and their like take no generator: they draw from torch's global one, and a user's own module
-may draw from numpy's and Python's. All threads of a process share these. So whoever draws is alone while it does, the
-global streams begin at a seed that names the step, and are put back afterwards.
+Dropout and stochastic depth take no generator: they draw from torch's global one. A user's own module may also draw
+from numpy's and Python's. All threads of a process share these generators. Therefore a lock lets one thread draw at a
+time, the generators are seeded for the step before it draws, and their states are restored afterwards.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Sources:
 
 
 def sources_of(model: nn.Module) -> Sources:
-    """What a network may draw from. Modules that nothing is known about may draw from anything."""
+    """Which generators a network may draw from. Unknown modules count as drawing from all of them."""
     modules = list(model.modules())
     unknown = not all(type(module).__module__.startswith(_KNOWN) for module in modules)
     recurrent = any(isinstance(module, nn.RNNBase) and module.dropout > 0 for module in modules)
@@ -53,7 +53,7 @@ def _drops(module: nn.Module) -> bool:
 
 @contextmanager
 def seeded(sources: Sources, seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Inside, the streams of `sources` begin at a seed and no other thread is inside; afterwards they are put back."""
+    """Seed the generators of `sources` for one block and restore them after it; one thread at a time is inside."""
     with _ALONE, ExitStack() as after:
         # Generators by themselves: torch.manual_seed takes most of a millisecond, for devices that nobody asked for.
         generators = [torch.default_generator]

@@ -1,4 +1,4 @@
-"""How good predictions are. A row of predictions is an image, or a place in a chunk of text."""
+"""Metrics of predictions. A row of predictions belongs to an image, or to one token of a chunk of text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST = 2**22
 
 
 def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,) whether each row of (n, classes) logits is highest at its (n,) label; rows that hold NaN are wrong."""
+    """(n,) bool: whether the arg max of each row of (n, classes) logits is its (n,) label. Rows with NaN are wrong."""
     return logits.argmax(dim=1).eq(labels) & ~logits.isnan().any(dim=1)
 
 
@@ -60,7 +60,7 @@ def mean_loss(logits: Tensor, labels: Tensor) -> float:
 
 
 def bits_per_byte(loss: float, labels: Tensor, token_bytes: Tensor) -> float:
-    """Bits that it takes to tell each byte of a text: comparable over tokenisers, which have unlike tokens.
+    """Bits per byte of text; unlike the loss per token, it can be compared between tokenisers.
 
     Args:
         loss: mean cross-entropy of the next tokens, in nats a token.

@@ -1,4 +1,4 @@
-"""The highest share of scores."""
+"""Selection of the samples with the highest scores."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def pack(logits: Tensor, k: int) -> Tensor:
 
 
 def unpack(packed: Tensor, classes: int) -> Tensor:
-    """(rows, classes) float32 logits of what was packed, the highest of a row 0, and the rest all the same."""
+    """(rows, classes) float32 logits from the bytes of `pack`: the highest of a row is 0, those not sent are equal."""
     name = _name(classes)
     k = (packed.shape[1] - 2) // (2 + name.itemsize)
     # A copy, not `contiguous`: a single row is that already, with a stride that no larger type can be viewed with.

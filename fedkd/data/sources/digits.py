@@ -1,4 +1,4 @@
-"""The data set that is always there."""
+"""The data set that needs no download."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from fedkd.data.source import Prepared, Progress, class_labels
 from fedkd.data.stamps import folder_stamp
 
 LONGEST = 100
-"""Characters of the longest text in a column that is kept: names of groups are short, and all take as much."""
+"""Most characters of a text in a column. Columns with longer texts are left out: every row takes as much memory."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -106,7 +106,7 @@ class HF(Framed):
 
 
 class _Encoded:
-    """The encoded images of all splits, by their place in all of them together."""
+    """The encoded images of all splits, by their index in the concatenation of the splits."""
 
     def __init__(self, columns: Sequence[Any]) -> None:
         chunks = [chunk for column in columns for chunk in column.chunks if len(chunk)]

@@ -1,4 +1,4 @@
-"""Text with noise in it, to see what a selection of data does with that."""
+"""Text with known noise, to test methods that select data."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fedkd.data.source import Prepared, Progress, Source
 from fedkd.data.sources import source
 
 KINDS = ("", "shuffled", "boilerplate")
-"""What the column `noise` says: a chunk as it was, its own tokens shuffled, or the one chunk that is everywhere."""
+"""Values of the column `noise`: an unchanged chunk, one with shuffled tokens, or boilerplate."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class NoisyText(Source):
-    """text of another source in which a share of the training chunks is noise, told in the column `noise`.
+    """text of another source in which a share of the training chunks is noise, marked in the column `noise`.
 
     A noisy chunk is its own tokens in any order, or boilerplate: one chunk of the text, the same wherever the text and
-    the seed are. Test chunks stay as they are. The column is for those who judge a selection; no method sees it. Even
+    the seed are. Test chunks stay as they are. The column is for evaluating a selection; no method sees it. Even
     and odd training chunks are two texts that share none but boilerplate: the odd ones with `kind="boilerplate"` can
     be the transfer set of clients that hold the even ones.
     """
@@ -38,7 +38,7 @@ class NoisyText(Source):
     kind: Literal["both", "shuffled", "boilerplate"] = "both"
     """shuffled tokens, repeated boilerplate, or as much of the one as of the other"""
     chunks: Literal["all", "even", "odd"] = "all"
-    """which training chunks there are, by their place in the text"""
+    """which training chunks are used, by their position in the text"""
     seed: Annotated[int, Ge(0)] = 0
     """seed of which chunks, and of the shuffling"""
 

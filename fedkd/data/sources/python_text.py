@@ -1,4 +1,4 @@
-"""The text that is always there."""
+"""A text that needs no download."""
 
 from __future__ import annotations
 

@@ -113,8 +113,8 @@ def headless(name: str, side: int, *, published: bool) -> Headless:
 def fitting_side(name: str, height: int, width: int, wanted: int, fixed: int, *, published: bool) -> int:
     """The side to which images are brought: `wanted`, or 0 for images as they are, or the smallest of `SIDES`.
 
-    `fixed` is the only side that published weights of a vision transformer can take, or 0. Nothing is computed:
-    a forward pass on the meta device knows whether the shapes work out.
+    `fixed` is the only side that published weights of a vision transformer can take, or 0. A forward
+    pass on the meta device tests the shapes without computing.
 
     Raises:
         UserError: the network cannot take images of this side.

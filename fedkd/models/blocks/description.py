@@ -1,4 +1,4 @@
-"""What a saved model says of itself, in the header of its file."""
+"""The description of a saved model in the header of its file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = "fedkd"
 
 @dataclass(frozen=True)
 class Description:
-    """What a saved model is, as our files say it themselves."""
+    """Model and data of a saved model."""
 
     model: str
     """spec string"""
@@ -30,7 +30,7 @@ class Description:
 
     @property
     def entry(self) -> dict[str, str]:
-        """The metadata that say so."""
+        """The description as metadata of a file."""
         content = {"model": self.model, "shape": self.shape, "classes": self.classes}
         return {KEY: json.dumps(content, ensure_ascii=False)}
 
@@ -52,10 +52,10 @@ def described_data(shape: Shape, classes: int) -> str:
 
 
 def read_description(path: Path) -> Description | None:
-    """What a file says of itself, read from its header alone; None where it says nothing.
+    """The description in the header of a file; None where there is none.
 
     Raises:
-        UserError: it is not there, is damaged, or says something that cannot be.
+        UserError: the file is missing or damaged, or its description is not valid.
     """
     try:
         if is_pickled(located(path)):

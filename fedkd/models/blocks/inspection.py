@@ -1,4 +1,4 @@
-"""What a network of the user's own gives, and where its head is: seen in one forward pass of two samples."""
+"""Output and head of a user's own network, from one forward pass of two samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SAMPLES = 2
 
 @dataclass(frozen=True)
 class Seen:
-    """What a forward pass has shown."""
+    """Results of the forward pass."""
 
     head: str
     """name of the linear layer whose output is the network's"""
@@ -28,7 +28,7 @@ class Seen:
 
 
 def probe(shape: Shape, classes: int) -> Tensor:
-    """(2, …) samples of the kind that the data are: pixels in [0, 1], or tokens."""
+    """(2, …) random samples of the shape of the data: pixels in [0, 1], or tokens."""
     rng = stream("probe")
     if len(shape) == 1:
         return torch.randint(classes, (SAMPLES, *shape), generator=rng)
@@ -104,7 +104,7 @@ def _output(network: nn.Module, x: Tensor, when: str = "") -> Tensor:
 
 
 def _check_causal(network: nn.Module, x: Tensor, output: Tensor) -> None:
-    """Of text: what comes later must not change a prediction, or the next token would be read, not predicted."""
+    """Raise UserError where predictions of text depend on later tokens."""
     changed = x.clone()
     changed[:, -1] = (x[:, -1] + 1) % output.shape[-1]
     if not torch.allclose(_output(network, changed)[:, :-1], output[:, :-1], atol=1e-5):

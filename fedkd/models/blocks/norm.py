@@ -19,17 +19,17 @@ GROUPS = 2
 def normalised(kind: Norm, channels: int) -> nn.Module:
     """GroupNorm (Wu & He 2018), or BatchNorm2d, over (n, channels, height, width).
 
-    Batch statistics mix what the samples of a batch hold, and running ones, what a client holds; clients with unlike
-    data average them into statistics of nobody (Hsieh et al. 2020). GroupNorm looks at one sample at a time.
+    BatchNorm normalises by statistics of a batch and stores running ones of a client; averaged over clients with
+    different data, these fit no client (Hsieh et al. 2020). GroupNorm uses one sample at a time.
     """
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(GROUPS, channels)
 
 
 class BatchModel(Model):
-    """A model with batch statistics. Running ones are buffers: they travel in its state like weights."""
+    """A model with batch normalisation. Its running statistics are buffers: they are sent like weights."""
 
     def features(self, x: Tensor) -> Tensor:
-        """(n, width) inputs of the head; a lone sample has no batch statistics and gets the running ones."""
+        """(n, width) inputs of the head; a batch of one sample is normalised by the running statistics."""
         if not self.training or len(x) != 1:
             return super().features(x)
         self.body.eval()

@@ -1,4 +1,4 @@
-"""What a network of the user's own asks for when it is made: its parameters, and which of them the data decide."""
+"""Parameters of a user's own network, and which of them get their value from the data."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def check_given(make: Callable[..., object], given: Mapping[str, Any], name: str
 
 
 def passed(make: Callable[..., object], given: Mapping[str, Any], shape: Shape, classes: int) -> dict[str, Any]:
-    """What `make`, a class or a function, is called with: what the user gave, and what the data decide.
+    """Arguments for `make`, a class or a function: those that the user gave, and those that follow from the data.
 
     Raises:
-        UserError: it asks for what nobody gave. Begins with its name.
+        UserError: a required argument is missing. Begins with the name of `make`.
     """
     name = getattr(make, "__name__", "it")
     arguments = dict(given)
@@ -77,7 +77,7 @@ def parameters(make: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
 
 
 def _value(meaning: str, shape: Shape, classes: int) -> Any:
-    """What the data say about it; None where they say nothing, as of the channels of text."""
+    """The value that follows from the data; None where there is none, such as the channels of text."""
     if meaning == CLASSES:
         return classes
     if meaning == SHAPE:

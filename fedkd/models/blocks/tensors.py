@@ -1,4 +1,4 @@
-"""Tensors of a saved model: read without unpickling anything else, and held against the model that takes them up."""
+"""Tensors of a saved model: read without unpickling anything else, and compared with the model that takes them."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def client_file(path: str, client: int) -> Path:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors in a file of safetensors or of torch.save, on the CPU, by name; an OrderedDict keeps its versions.
 
-    Of a saved dictionary that holds a state dict under one of `STATES`, that is taken. Nothing but tensors and plain
-    values is unpickled.
+    Where a saved dictionary holds a state dict under one of `STATES`, the state dict is read. Only tensors and plain
+    values are unpickled.
 
     Raises:
         UserError: the file is not there, is cut short or damaged, or holds anything but tensors by name.
@@ -102,7 +102,7 @@ def unprefixed(tensors: Mapping[str, Tensor], wanted: Container[str]) -> dict[st
 
 
 def _program(path: Path) -> str:
-    """What kind of program a zip file of PyTorch is, and what to do about it; empty where it holds tensors."""
+    """For a message: the kind of program in a zip file of PyTorch, and a remedy; empty where it holds tensors."""
     if not zipfile.is_zipfile(path):
         return ""
     with zipfile.ZipFile(path) as archive:
@@ -118,7 +118,7 @@ def _program(path: Path) -> str:
 
 
 def _what(reason: str) -> str:
-    """What a file holds beside tensors, from PyTorch's own words."""
+    """For a message: what a file holds besides tensors, from PyTorch's error message."""
     name = re.search(r"GLOBAL ([\w.]+)", reason)
     return f": a pickled {name[1]}" if name else ", or is damaged"
 
