@@ -24,7 +24,7 @@ def alike(partition: Partition, samples: Samples, test: Samples, rng: np.random.
     # Without a balance carried from class to class, the same clients would come off worst in every one: 1,000 equal
     # clients and 400 test samples a class would make 400 full local tests and 600 empty ones.
     owed = np.zeros(len(held))
-    # Equal clients are told apart by lot, not by their number.
+    # Ties between equal clients are broken by lot, not by their number.
     lots = rng.permutation(len(held))
     pieces: list[list[Indices]] = [[] for _ in partition.clients]
     left = []

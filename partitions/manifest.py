@@ -14,7 +14,7 @@ from partitions.split import Split
 
 @dataclass(frozen=True, config=STRICT)
 class Manifest(Strategy):
-    """The split kept in a file, as `fedkd partition --out FILE.json` writes it: every sample to its owner there.
+    """The split in a file, as `fedkd partition --out FILE.json` writes it: every sample goes to its owner there.
 
     A client's own and its validation samples are its own again. What the file gives to no client is dropped.
     Transforms and false labels are not in the file: add their terms again.

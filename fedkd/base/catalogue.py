@@ -1,4 +1,4 @@
-"""The catalogue of what spec strings can name: found by file name, checked when it is built, described for the help.
+"""The catalogue of what spec strings can name: named by files, checked when built, described for the help.
 
 A file that is added to a package adds a name, and no other file changes.
 """

@@ -48,7 +48,7 @@ def splits(name: str, subset: str, revision: str, wanted: Sequence[str]) -> Iter
                 raise _no_split(f"hf:{folder}", name, ", ".join(map(repr, saved)))
         yield [saved[name] for name in wanted]
         return
-    # As in a simulation: nothing is told to others unless the user wants it.
+    # As in a simulation: no telemetry unless the user asks for it.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     import datasets
     from flwr_datasets import FederatedDataset

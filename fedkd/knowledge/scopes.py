@@ -19,11 +19,11 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def numbered(prefix: str, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     """What is under `prefix`, by the number that comes next in a name: the tensors of each client."""
-    found: dict[int, dict[str, Tensor]] = {}
+    groups: dict[int, dict[str, Tensor]] = {}
     for name, tensor in under(prefix, tensors).items():
         number, _, rest = name.partition("/")
-        found.setdefault(int(number), {})[rest] = tensor
-    return found
+        groups.setdefault(int(number), {})[rest] = tensor
+    return groups
 
 
 def forget(tensors: MutableMapping[str, Tensor], *prefixes: str) -> None:

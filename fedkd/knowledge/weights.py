@@ -27,7 +27,7 @@ def packed(model: Model) -> dict[str, Tensor]:
 
 
 def unpacked(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """The state dict that was packed, found under a further `prefix`."""
+    """The state dict that was packed under a further `prefix`."""
     return under(prefix + WEIGHT, tensors)
 
 

@@ -1,4 +1,4 @@
-"""Networks that clients hold: one architecture a file, found by its name."""
+"""Networks that clients hold: one architecture a file, named like the file."""
 
 from fedkd.models.architecture import Architecture, LanguageModel, Model
 from fedkd.models.assign import ARCHITECTURES, assignment, build_model, restored_model

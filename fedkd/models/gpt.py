@@ -25,7 +25,7 @@ class Attention(nn.Module):
         self.merged = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, length, width), each place a mixture of those up to it."""
+        """(n, length, width), each position a mixture of itself and those before it."""
         parts = self.asked(x).unflatten(2, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
@@ -52,7 +52,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens and their places as vectors, blocks, and a last normalisation."""
+    """Tokens and their positions as vectors, blocks, and a last normalisation."""
 
     def __init__(self, vocabulary: int, context: int, width: int, heads: int, layers: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
 class GPT(Architecture):
     """Decoder that predicts the next token: attention to what came before, normalised before each layer (GPT-2).
 
-    Radford et al. 2019, "Language models are unsupervised multitask learners": learnt places, GELU, weights that start
+    Radford et al. 2019, "Language models are unsupervised multitask learners": learnt positions; GELU; weights start
     at N(0, 0.02²), those that end a shortcut smaller by √(2·layers). The head has weights of its own, and starts as in
     every other architecture here; there is no dropout. Both are ours.
     """

@@ -45,20 +45,20 @@ class Federation:
     dataset: str = "digits"
     """data source"""
     partition: str = "iid"
-    """how the training data are dealt to the clients"""
+    """how the training data are distributed to the clients"""
     transfer: str = "public(fraction=0.2)"
     """the transfer set"""
     channel: Annotated[str, ADDED] = "none"
     """what happens to reports on their way to the server: "none", or "noise(sigma=1.0)" """
     val: Literal["local", "common"] = "local"
     """where validation samples come from: "local": 10 % of each client's own shard; "common": 10 % of the training
-    data, uniform, before they are dealt, on which only the server scores"""
+    data, uniform, before they are distributed, on which only the server scores"""
     init: Literal["common", "per_client"] = "common"
     """initial weights before pre-training: shared by equal architectures, or each client's own"""
     start: str = "pretrained"
     """where the rounds begin: "pretrained", "random", or one model for all: "best_client", "average", a method spec"""
     save: Literal["none", "last", "best"] = "none"
-    """which of each client's models is kept: none, the last, or the one of best validation accuracy"""
+    """which of each client's models is saved: none, the last, or the one of best validation accuracy"""
     pretrain: Pretraining = Pretraining()
     """the [pretrain] table"""
     train: Training = Training()

@@ -1,4 +1,4 @@
-"""One file a source, found by its name: `npz.py` serves `npz:FILE`."""
+"""One file a source, named like the source: `npz.py` serves `npz:FILE`."""
 
 from __future__ import annotations
 

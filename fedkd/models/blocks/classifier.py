@@ -163,7 +163,7 @@ def renamed(tensors: Mapping[str, Tensor], head: str, model: Model, whose: str) 
         if key.startswith(AUXILIARY):
             continue
         if key.startswith(f"{head}."):
-            # A 1×1 convolution is a linear layer at each place.
+            # A 1×1 convolution is a linear layer at each position.
             state[f"head.{key.removeprefix(f'{head}.')}"] = tensor.flatten(1) if tensor.ndim > 1 else tensor
             continue
         for old, new in RENAMED:

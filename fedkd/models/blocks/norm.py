@@ -76,5 +76,5 @@ def conv_norm(
 
 
 def pooled() -> list[nn.Module]:
-    """The mean over all places: (n, c, h, w) → (n, c)."""
+    """The mean over all positions: (n, c, h, w) → (n, c)."""
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
