@@ -8,9 +8,11 @@ file to a package adds a name, and no other file changes.
 from __future__ import annotations
 
 import ast
+import copy
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from fedkd.base.errors import UserError
@@ -55,6 +57,13 @@ def parse(text: str) -> Spec:
     Raises:
         UserError: the text is not `name(key=literal, …)`.
     """
+    spec = _parsed(text)
+    # Clients read the same specs in every exchange; what they do with the arguments is theirs.
+    return replace(spec, arguments=copy.deepcopy(spec.arguments))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Spec:
     if len(text) > LONGEST:
         raise UserError(f"cannot read the spec {_short(text)}: it has {len(text)} characters, of at most {LONGEST}")
     own_file = _OWN_FILE.match(text.strip())
