@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fedkd.distillation.teachers import choose
@@ -64,12 +63,18 @@ class Peers(Source):
             return {student: bundled(reports, teachers) for student, teachers in chosen.items()}
         stack, merged = collect(reports, server.classes), {}
         at = {client: position for position, client in enumerate(sorted(reports))}
-        # One buffer for all students: with many clients, new memory for each takes longer than the means.
-        buffer = stack.new_empty(0)
+        # One buffer for all students, in which most teachers stay: with many clients, to copy all of them for each
+        # student takes longer than the means.
+        buffer, held = stack[:0], list[int]()
         for student, teachers in chosen.items():
-            index = torch.tensor([at[teacher] for teacher in teachers], device=stack.device)
-            predictions = torch.index_select(stack, 0, index, out=buffer.resize_(0))
-            merged[student] = Knowledge(logits=to_wire(self._gather(server, predictions), self._wire))
+            rows = [at[teacher] for teacher in teachers]
+            if len(rows) == len(held):
+                changed = [n for n, (row, before) in enumerate(zip(rows, held, strict=True)) if row != before]
+                buffer[changed] = stack[[rows[n] for n in changed]]
+            else:
+                buffer = stack[rows]
+            held = rows
+            merged[student] = Knowledge(logits=to_wire(self._gather(server, buffer), self._wire))
         return merged
 
     def predictions(self, client: Node, knowledge: Knowledge) -> Tensor | None:

@@ -63,9 +63,11 @@ class Holdings:
         parts = compute.predicted(model, _chunks([data.x for data in splits.values()]), sum(rows))
         logits = dict(zip(splits, torch.split(parts, rows), strict=True))
         metrics: dict[tuple[str, str], float] = {}
+        correct: dict[str, Tensor] = {}
         for name, data in splits.items():
             assert data.y is not None
-            metrics[name, "accuracy"] = accuracy(logits[name], data.y)
+            correct[name] = which_right(logits[name], data.y)
+            metrics[name, "accuracy"] = float(correct[name].double().mean())
             metrics[name, "loss"] = mean_loss(logits[name], data.y)
             if self.token_bytes is not None:
                 metrics[name, "bits_per_byte"] = bits_per_byte(metrics[name, "loss"], data.y, self.token_bytes)
@@ -73,13 +75,13 @@ class Holdings:
         if "test" in splits:
             labels = splits["test"].y
             assert labels is not None
-            right = which_right(logits["test"], labels)
+            right = correct["test"]
             before = right if started_right is None else started_right
             metrics["test", "gained"] = float((right & ~before).double().mean())
             metrics["test", "lost"] = float((before & ~right).double().mean())
-            metrics["test", "ece"] = calibration_error(logits["test"], labels)
+            metrics["test", "ece"] = calibration_error(logits["test"], labels, correct=right)
             if detailed and self.token_bytes is None:
-                each = class_accuracies(logits["test"], labels)
+                each = class_accuracies(logits["test"], labels, right)
                 metrics |= {("test", f"accuracy/{label}"): value for label, value in each.items()}
         # A copy: a view would keep the logits of all splits.
         return Evaluation(metrics, logits["transfer"].clone() if "transfer" in logits else None, right)

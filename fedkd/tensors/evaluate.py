@@ -23,22 +23,23 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return float(right(logits, labels).double().mean())
 
 
-def class_accuracies(logits: Tensor, labels: Tensor) -> dict[int, float]:
-    """Accuracy on the samples of each class that has any, by class."""
-    correct, number = right(logits, labels), logits.shape[1]
+def class_accuracies(logits: Tensor, labels: Tensor, correct: Tensor | None = None) -> dict[int, float]:
+    """Accuracy on the samples of each class that has any, by class; `correct` is `right` of them, if it is known."""
+    correct, number = right(logits, labels) if correct is None else correct, logits.shape[1]
     counts = torch.bincount(labels, minlength=number)
     hits = torch.bincount(labels, weights=correct.double(), minlength=number)
     return {label: float(hits[label] / counts[label]) for label in range(number) if counts[label]}
 
 
-def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15, correct: Tensor | None = None) -> float:
     """Expected calibration error: |accuracy − mean confidence| in equal bins of confidence, weighted by their samples.
 
     Guo et al. 2017, arXiv 1706.04599; 0 where the highest probability is as often right as it says.
+    `correct` is `right` of the samples, if it is known.
     """
     confidence = torch.cat([part.double().softmax(dim=1).amax(dim=1) for part in _pieces(logits)])
     bin_index = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gap = right(logits, labels).double() - confidence
+    gap = (right(logits, labels) if correct is None else correct).double() - confidence
     return float(
         torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add_(0, bin_index, gap).abs().sum()
     ) / len(labels)
