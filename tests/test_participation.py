@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from fedkd.distillation.sources import Peers
 from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
+from fedkd.knowledge.knowledge import Knowledge
 from fedkd.node.holdings import Loader, Row
+from fedkd.node.node import Node
 from fedkd.protocol.keeping import saved_model
 from fedkd.protocol.schedule import schedule_of
 from simulations.engine import InlineGrid
@@ -107,13 +113,22 @@ def test_frozen_teachers_reach_a_client_when_it_first_takes_part() -> None:
             seen.add(client)
 
 
-def test_absent_teachers_teach_what_they_knew_last() -> None:
-    # With a share so small that one client learns a round, all that changes between two rounds is what that one knows.
-    numbers = run("dml", participation=0.01)
-    of = schedule_of(small.small("dml", clients=CLIENTS, rounds=ROUNDS, participation=0.01))
-    alone = [of.participants(moment) for moment in of.moments if moment.round]
-    assert all(len(clients) == 1 for clients in alone)
-    assert all((number, client, "transfer", "teacher_loss") in numbers for number, (client,) in enumerate(alone, 1))
+@pytest.mark.parametrize("method", ["dml", 'kd(refresh="every round")'])
+def test_absent_teachers_teach_what_they_knew_last(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    merged: list[dict[int, Tensor]] = []
+    plain = Peers.merge
+
+    def watched(self: Peers, server: Node, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
+        merged.append({client: bag["logits"] for client, bag in reports.items()})
+        return plain(self, server, reports)
+
+    monkeypatch.setattr(Peers, "merge", watched)
+    run(method)
+    assert len(merged) == ROUNDS, "after the start and after every round but the last"
+    for clients, before, after in zip(present(method).values(), merged, merged[1:], strict=False):
+        assert after.keys() == set(range(CLIENTS))
+        unchanged = {client for client in after if torch.equal(after[client], before[client])}
+        assert unchanged == set(range(CLIENTS)) - set(clients)
 
 
 def test_an_average_is_of_those_who_trained() -> None:
