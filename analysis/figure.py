@@ -1,5 +1,6 @@
 """What a figure of the report is: it takes the results of a block and gives the sheets that have something to say."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,7 +21,7 @@ NOTABLE = 0.02
 """A change or a gap below two points is not worth a figure."""
 
 
-class Figure:
+class Figure(ABC):
     """One figure of the report. A file of `analysis/figures` holds one, and its name is the name of the file."""
 
     order: ClassVar[int]
@@ -28,9 +29,9 @@ class Figure:
     of_study: ClassVar[bool] = False
     """Drawn once, of the whole study, instead of once for each block."""
 
+    @abstractmethod
     def sheets(self, block: "Block") -> Iterator[Sheet]:
         """The sheets of this figure, most often one; none where it has nothing to say."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

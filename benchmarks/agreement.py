@@ -22,6 +22,8 @@ from fedkd.distillation.selections.influence import Influence
 from fedkd.method import METHODS
 from fedkd.models import build_model
 from fedkd.node.node import Node
+from fedkd.protocol.participant import participant
+from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining
 from fedkd.training.batch import Target
@@ -63,17 +65,7 @@ def main() -> None:
 def started(federation: Federation, client: int) -> Node:
     """A client with its data and its pre-trained model."""
     own, spec = load_holdings(federation, client), federation.client_models[client]
-    node = Node(
-        client,
-        federation.clients,
-        federation.seed,
-        federation.train,
-        own.classes,
-        data=own.data,
-        val=own.val,
-        transfer=own.transfer,
-        shape=own.shape,
-    )
+    node = participant(schedule_of(federation), client, own)
     node.models["student"] = build_model(spec, own.shape, own.classes, federation.seed, "init/common", client)
     pretrain(node, node.student, spec, federation.pretrain)
     return node

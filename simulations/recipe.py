@@ -17,7 +17,6 @@ from fedkd.base.errors import UserError, nearest
 from fedkd.base.files import look_beside
 from fedkd.base.problems import first_problem
 from fedkd.base.spec import parse, terms
-from fedkd.channels.contract import CHANNELS
 from fedkd.models import ARCHITECTURES
 from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
@@ -164,7 +163,6 @@ def check(federation: Federation) -> None:
     for table in (federation.pretrain, federation.train):
         augmentation(table.augment)
         SCHEDULES.build(table.schedule)
-    CHANNELS.build(federation.channel)
     schedule_of(federation).check(known)
 
 

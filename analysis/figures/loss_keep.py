@@ -8,10 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.drawing.picture import Sheet
-from analysis.drawing.style import (
-    labels,
-    looks,
-)
+from analysis.drawing.style import labels, looks
 from analysis.figure import Block, Figure
 from analysis.measures.refinement import keep_levels, steps_curves
 from analysis.results.metrics import TEXT

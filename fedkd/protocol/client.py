@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fedkd.base.store import read_tensors, write_tensors
-from fedkd.channels.contract import CHANNELS
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.scopes import scoped, under
 from fedkd.knowledge.weights import unpacked
@@ -21,6 +20,7 @@ from fedkd.node.moment import Moment, Phase
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
 from fedkd.protocol.keeping import keep
+from fedkd.protocol.participant import participant
 from fedkd.protocol.schedule import Schedule, schedule_of
 from fedkd.settings.federation import Federation
 from fedkd.training.finite import check_weights
@@ -83,7 +83,7 @@ def take_part(
     schedule = schedule_of(federation)
     moment, device = schedule.moments[exchange], best_device()
     holdings = holdings.to(device)
-    node = _node(schedule, client, moment, holdings, device)
+    node = participant(schedule, client, holdings, moment, device)
     visit = _Visit(schedule, moment, node, knowledge, holdings, store)
     if moment.phase is not Phase.START:
         _restore(visit)
@@ -101,28 +101,6 @@ def take_part(
     # Several federations share a start, so the federation that ran first must not count its time.
     metrics["", "seconds"] = time.perf_counter() - began - visit.starting
     return Reply(visit.report, metrics)
-
-
-def _node(schedule: Schedule, client: int, moment: Moment, holdings: Holdings, device: torch.device) -> Node:
-    federation = schedule.federation
-    return Node(
-        client,
-        federation.clients,
-        federation.seed,
-        federation.train,
-        holdings.classes,
-        data=holdings.data,
-        val=holdings.val,
-        transfer=holdings.transfer,
-        device=device,
-        students=federation.students and federation.learners,
-        teachers=federation.teachers and federation.tutors,
-        specs=federation.client_models,
-        shape=holdings.shape,
-        channel=CHANNELS.build(federation.channel),
-        moment=moment,
-        rounds=federation.rounds,
-    )
 
 
 def _start(visit: _Visit) -> None:

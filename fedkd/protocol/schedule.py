@@ -11,6 +11,7 @@ import torch
 from fedkd.base.errors import UserError
 from fedkd.base.files import file_cache
 from fedkd.base.streams import stream
+from fedkd.channels.contract import CHANNELS, Channel
 from fedkd.method import METHODS, Method
 from fedkd.node.moment import Moment, Phase
 from fedkd.protocol.start import Consolidate, consolidation
@@ -23,6 +24,8 @@ class Schedule:
 
     federation: Federation
     method: Method
+    channel: Channel
+    """what changes reports before they travel"""
     consolidation: Consolidate | None
     """how the clients' models become one before the method begins; None: they do not, or the method averages them"""
 
@@ -171,7 +174,7 @@ def schedule_of(federation: Federation) -> Schedule:
     """The schedule of a federation.
 
     Raises:
-        UserError: its method or its start is unknown.
+        UserError: its method, its start or its channel is unknown.
     """
     method = METHODS.build(federation.method)
     plan = consolidation(federation.start)
@@ -179,7 +182,7 @@ def schedule_of(federation: Federation) -> Schedule:
     # it one round late.
     if method.pools or (plan and plan.mean and method.begins_with_average):
         plan = None
-    return Schedule(federation, method, plan)
+    return Schedule(federation, method, CHANNELS.build(federation.channel), plan)
 
 
 def _numbers(count: int) -> range:

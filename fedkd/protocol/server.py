@@ -16,9 +16,10 @@ from fedkd.knowledge.weights import unpacked
 from fedkd.models import restored_model
 from fedkd.node.holdings import Holdings, Row
 from fedkd.node.moment import Moment, Phase
-from fedkd.node.node import SERVER, Node
+from fedkd.node.node import SERVER
 from fedkd.protocol.client import has_state
 from fedkd.protocol.ledger import Metrics, absent_rows, added, evaluations, rows_of
+from fedkd.protocol.participant import participant
 from fedkd.protocol.schedule import Schedule
 from fedkd.protocol.start import packed_state
 from fedkd.training.finite import check_reports, check_results
@@ -32,7 +33,7 @@ class Server:
         self.schedule = schedule
         self._holdings = holdings
         self._store = store
-        self._node = _node(schedule, holdings)
+        self._node = participant(schedule, SERVER, holdings)
         self._pending: dict[int, Knowledge] = {}
         """knowledge to send to each client when it takes part the next time"""
         self._latest: dict[int, Knowledge] = {}
@@ -200,24 +201,6 @@ class Server:
 def name_of(moment: Moment) -> str:
     """The time of an exchange, for error messages."""
     return f"in round {moment.booked}" if moment.exchange else "at the start"
-
-
-def _node(schedule: Schedule, holdings: Holdings) -> Node:
-    federation = schedule.federation
-    return Node(
-        SERVER,
-        federation.clients,
-        federation.seed,
-        federation.train,
-        holdings.classes,
-        val=holdings.val,
-        transfer=holdings.transfer,
-        students=federation.students and federation.learners,
-        teachers=federation.teachers and federation.tutors,
-        specs=federation.client_models,
-        shape=holdings.shape,
-        rounds=federation.rounds,
-    )
 
 
 def _state_file(store: Path, exchange: int) -> Path:
