@@ -261,7 +261,7 @@ class TestNode:
             nodes.append(Node(*arguments, **named))
             return nodes[-1]
 
-        monkeypatch.setattr("fedkd.protocol.client.Node", noted)
+        monkeypatch.setattr("fedkd.protocol.participant.Node", noted)
         held = {client: load(small(spec, transfer=transfer), client) for client in range(2)}
         federate(small(spec, transfer=transfer), lambda federation, client: held.get(client, load(federation, client)))
         assert nodes
