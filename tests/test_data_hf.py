@@ -245,7 +245,8 @@ class TestNothingRuns:
         assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize("name", ["../x", "a/b/c", "https://example.org/x", "/none", "a b"])
-    def test_what_is_no_name(self, name: str) -> None:
+    def test_what_is_no_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.chdir(tmp_path)  # a folder ../x may lie beside any other
         with pytest.raises(UserError, match="neither a folder nor the name of a data set, which is OWNER/NAME"):
             load(f"hf:{name}")
 

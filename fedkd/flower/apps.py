@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from fedkd.base.files import look_beside
 from fedkd.base.own_code import reason
+from fedkd.base.stopwatch import Stopwatch
 from fedkd.data import cache_root
 from fedkd.flower import wire
 from fedkd.node.holdings import Loader
@@ -61,6 +62,7 @@ def client_app(load: Loader) -> ClientApp:
 
 def _serve(request: wire.Request, load: Loader, run_id: int) -> wire.Answer:
     """Run one exchange of every client of the group, one after the other. A failing client does not stop the others."""
+    watch = Stopwatch()
     use_one_thread()
     look_beside(list(request.beside))
     federation = Federation.from_json(request.federation)
@@ -73,6 +75,11 @@ def _serve(request: wire.Request, load: Loader, run_id: int) -> wire.Answer:
         except Exception as error:
             logging.getLogger("flwr").exception("client %d failed", client)
             answer.failures[client] = reason(error)
+    for reply in answer.replies.values():
+        for part, seconds in reply.seconds.items():
+            answer.seconds[part] = answer.seconds.get(part, 0.0) + seconds
+    # What is left is the loading of data.
+    answer.seconds["state"] = answer.seconds.get("state", 0.0) + watch.total - sum(answer.seconds.values())
     return answer
 
 

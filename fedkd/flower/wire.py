@@ -16,6 +16,7 @@ from fedkd.protocol.client import Reply
 TRAIN = "train"
 FORGET = "query.forget"
 _EXCHANGE, _KNOWLEDGE, _METRICS, _FAILURES = "exchange", "knowledge", "metrics", "failures"
+_SECONDS = "seconds"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Answer:
 
     replies: dict[int, Reply] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """where the time went, over all clients of the group: see `Reply`"""
 
     def content(self) -> RecordDict:
         """As the content of a message."""
@@ -73,6 +76,7 @@ class Answer:
                 _KNOWLEDGE: to_arrays({client: reply.report or Knowledge() for client, reply in self.replies.items()}),
                 _METRICS: to_metrics({client: reply.metrics for client, reply in self.replies.items()}),
                 _FAILURES: ConfigRecord({str(client): why for client, why in self.failures.items()}),
+                _SECONDS: MetricRecord(dict(self.seconds)),
             }
         )
 
@@ -85,6 +89,7 @@ class Answer:
         return cls(
             {client: Reply(reports[client], metrics[client]) for client in clients},
             {int(client): str(why) for client, why in content.config_records[_FAILURES].items()},
+            {part: float(str(value)) for part, value in content.metric_records[_SECONDS].items()},
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedkd.base.stopwatch import Stopwatch
 from fedkd.base.store import read_tensors, write_tensors
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.scopes import scoped, under
@@ -34,6 +35,8 @@ class Reply:
     report: Knowledge | None
     metrics: dict[tuple[str, str], float]
     """by (split, metric)"""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """where the time of the exchange went: training, evaluation, reports, state"""
 
 
 class StateLostError(RuntimeError):
@@ -79,7 +82,7 @@ def take_part(
         StateLostError: the client's last exchange left no readable state.
         DivergedError: the training loss or a weight is not finite.
     """
-    began = time.perf_counter()
+    watch = Stopwatch()
     schedule = schedule_of(federation)
     moment, device = schedule.moments[exchange], best_device()
     holdings = holdings.to(device)
@@ -87,20 +90,25 @@ def take_part(
     visit = _Visit(schedule, moment, node, knowledge, holdings, store)
     if moment.phase is not Phase.START:
         _restore(visit)
+    watch.lap("state")
     _PHASES[moment.phase](visit)
     check_weights(node.student)
+    watch.lap("training")
     if visit.evaluates:
         _evaluate(visit)
+    watch.lap("evaluation")
     if moment.begins:
         schedule.method.setup(node)
     if client in schedule.reporters(moment):
         _report(visit)
+    watch.lap("reports")
     _keep(visit)
+    watch.lap("state")
     metrics = visit.metrics | node.records
     metrics["", "steps"], metrics["", "samples"] = node.steps, node.samples
     # Several federations share a start, so the federation that ran first must not count its time.
-    metrics["", "seconds"] = time.perf_counter() - began - visit.starting
-    return Reply(visit.report, metrics)
+    metrics["", "seconds"] = watch.total - visit.starting
+    return Reply(visit.report, metrics, watch.seconds)
 
 
 def _start(visit: _Visit) -> None:
