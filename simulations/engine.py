@@ -11,6 +11,7 @@ import copy
 import logging
 import os
 import sys
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedkd.base.errors import UserError
 from fedkd.flower.strategy import wait_for_nodes
+from fedkd.flower.wire import stamp
 from simulations.ray_settings import RaySettings
 
 CLIENT_RAISED = 2
@@ -224,13 +226,14 @@ class InlineGrid(Grid):
     def _answer(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
         # As between processes, a failing client leaves its context untouched.
-        context = copy.deepcopy(self._contexts[node])
+        context, handed = copy.deepcopy(self._contexts[node]), time.perf_counter()
         try:
             reply = self._app(message, context)
         except Exception as error:
             logging.getLogger("flwr").error("client on node %d failed", node, exc_info=error)
             return Message(Error(code=CLIENT_RAISED, reason=f"{type(error).__name__}: {error}"), reply_to=message)
         self._contexts[node] = context
+        stamp(reply, handed, time.perf_counter())
         return reply
 
 

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from fedkd.base.errors import FederationError as FederationError
 from fedkd.base.files import beside
 from fedkd.flower import wire
+from fedkd.flower.timing import added, divided
 from fedkd.node.holdings import Loader, Row
 from fedkd.node.node import SERVER
 from fedkd.protocol.client import Reply, started
@@ -46,6 +47,8 @@ class Rounds:
         self.last = self.schedule.moments[-1].exchange
         """number of the last exchange"""
         self.server = Server(self.schedule, load(federation, SERVER), store)
+        self.seconds: dict[str, float] = {}
+        """where the time of the round went until now: see `timing.PARTS`"""
         self._began = time.perf_counter()
         self._groups: dict[int, tuple[int, ...]] = {}
         """clients that each node was asked for in this exchange"""
@@ -107,14 +110,23 @@ class Rounds:
         Raises:
             FederationError: see `aggregate`.
         """
+        began = time.perf_counter()
         for exchange in range(self.first, self.last + 1):
             messages = self.configure(exchange, nodes)
+            sent = time.perf_counter()
             if on_start is not None and exchange == 0:
-                replies: Iterable[Message] = self._as_they_come(grid, messages, on_start, timeout)
+                replies = self._as_they_come(grid, messages, on_start, timeout)
             else:
-                replies = grid.send_and_receive(messages, timeout=timeout)
-            if done := self.complete(exchange, self.aggregate(exchange, replies)):
+                replies = list(grid.send_and_receive(messages, timeout=timeout))
+            back = time.perf_counter()
+            flights = [wire.flight(reply, sent, back) for reply in replies if not reply.has_error()]
+            done = self.complete(exchange, self.aggregate(exchange, replies))
+            ended = time.perf_counter()
+            self.seconds = added(self.seconds, divided(began, sent, ended, flights))
+            began = ended
+            if done:
                 on_round(*done)
+                self.seconds = {}
 
     def resume(self, after: int) -> bool:
         """Continue after a complete round, from the state in the store. False if the store lacks this state."""

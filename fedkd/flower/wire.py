@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedkd.flower.timing import Flight
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.protocol.client import Reply
 
 TRAIN = "train"
 FORGET = "query.forget"
 _EXCHANGE, _KNOWLEDGE, _METRICS, _FAILURES = "exchange", "knowledge", "metrics", "failures"
-_SECONDS = "seconds"
+_SECONDS, _FLIGHT = "seconds", "flight"
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,21 @@ class Answer:
         return cls(
             {client: Reply(reports[client], metrics[client]) for client in clients},
             {int(client): str(why) for client, why in content.config_records[_FAILURES].items()},
-            {part: float(str(value)) for part, value in content.metric_records[_SECONDS].items()},
+            _floats(content.metric_records[_SECONDS]),
         )
+
+
+def stamp(reply: Message, handed: float, back: float) -> None:
+    """Note on a reply when a worker got its message and when it was back, by `time.perf_counter` of this process."""
+    if not reply.has_error():
+        reply.content[_FLIGHT] = MetricRecord({"handed": handed, "back": back})
+
+
+def flight(reply: Message, sent: float, back: float) -> Flight:
+    """The flight of a reply; without a stamp, as in a deployment, it began with the sending and ended now."""
+    records = reply.content.metric_records
+    times = _floats(records[_FLIGHT]) if _FLIGHT in records else {"handed": sent, "back": back}
+    return Flight(times["handed"], times["back"], _floats(records[_SECONDS]))
 
 
 def forget_content(clients: Iterable[int]) -> RecordDict:
@@ -149,3 +163,7 @@ def from_metrics(record: MetricRecord, clients: Iterable[int]) -> dict[int, dict
         client, split, metric = key.split("|", 2)
         metrics[int(client)][split, metric] = float(str(value))
     return metrics
+
+
+def _floats(record: MetricRecord) -> dict[str, float]:
+    return {name: float(str(value)) for name, value in record.items()}
