@@ -48,6 +48,8 @@ class Block:
     """Methods in the order of the study, so that every block gives a method the same look."""
     splits: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     """The partitions of the study, as study.json lists them."""
+    times: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    """The rounds of the last run with their seconds by part, if it was profiled: see `analysis.results.times`."""
 
     @property
     def rows(self) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from analysis.page.html import page
 from analysis.results.files import replacing
 from analysis.results.journal import ResultsError
 from analysis.results.table import finished, load, read_study, rebuild, up_to_date
+from analysis.results.times import read_times
 
 
 def make_report(
@@ -43,7 +44,7 @@ def make_report(
     if table.empty:
         raise ResultsError(f"{directory}: no federation has finished a round yet; report again when one has")
     summary = compare(table, study=study, target=target, baseline=baseline)
-    pictures = draw(table, summary, study, directory / "figures")
+    pictures = draw(table, summary, study, directory / "figures", read_times(directory))
     _remove_others(directory / "figures", {picture.png.stem for _, block in pictures for picture in block})
     _write(directory / "summary.csv", _csv(_with_names(summary)))
     done = finished(table)
@@ -63,18 +64,23 @@ def _remove_others(folder: Path, drawn: set[str]) -> None:
 
 
 def draw(
-    table: pd.DataFrame, summary: Summary, study: Mapping[str, Any], folder: Path
+    table: pd.DataFrame,
+    summary: Summary,
+    study: Mapping[str, Any],
+    folder: Path,
+    times: pd.DataFrame | None = None,
 ) -> list[tuple[str, list[Picture]]]:
     """Draw every figure into `folder`. Returns them by block: its title and its pictures; those of the whole study, the
     partitions and what compares blocks that differ in their start, come first, under an empty title. table: the whole
-    study, as `load` gives it."""
+    study, as `load` gives it. times: its profile, as `read_times` gives it."""
     folder.mkdir(parents=True, exist_ok=True)
     done = finished(table)
     known = orders(study).get("method", [])
     present = set(table["method"])
     methods = list(dict.fromkeys([*(name for name in known if name in present), *sorted(present)]))
     splits = study.get("partitions") or []
-    drawn = [("", draw_figures(Block(done, summary, "", methods, splits), folder))]
+    whole = Block(done, summary, "", methods, splits, pd.DataFrame() if times is None else times)
+    drawn = [("", draw_figures(whole, folder))]
     keys = list(summary.settings)
     # Blocks of which nothing has finished have no rows in the summary, but curves.
     blocks = pd.concat([summary.rows.reindex(columns=keys), table[keys]]).drop_duplicates()

@@ -98,6 +98,9 @@ def run(
         int | None, typer.Option(min=1, help="Federations in flight; default: twice the workers.", show_default=False)
     ] = None,
     figures: Annotated[bool, typer.Option("--report", help="Make the report too, as fedkd report does.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write where the time of each round went, as table and figure.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Flower's and Ray's own logs.")] = False,
 ) -> None:
     """Run every federation of a recipe; finished ones are skipped, interrupted ones resume."""
@@ -126,7 +129,10 @@ def run(
         err.print("stopped; complete rounds are kept, and the same command goes on from there")
         sys.exit(STOPPED)
     _print_comparison(folder)
-    if figures:
+    from simulations.printed import where_time_went  # imports matplotlib, which nothing before it needs
+
+    where_time_went(out, study.profile, folder if profile else None)
+    if figures or (profile and study.profile.rounds):
         _make_report(folder)
     else:
         out.print(f"figures and report.html: fedkd report {escape(str(folder))}")

@@ -17,6 +17,7 @@ from analysis.page.captions import rule
 from analysis.page.wording import text_tables
 from analysis.results.table import load, others, read_study
 from analysis.results.units import NOTHING
+from simulations.profile import Profile
 from simulations.superseding import outdated
 
 PRINTED: tuple[Literal["detail", "cost"], ...] = ("detail", "cost")
@@ -69,3 +70,11 @@ def comparison(out: Console, results: Path, target: float | None = None, everyth
         out.print(
             f"{rest} federations of other recipes lie in the folder too: fedkd report {escape(str(results))} --all"
         )
+
+
+def where_time_went(out: Console, profile: Profile, results: Path | None) -> None:
+    """Print where the time of a run went, if it was long; written to a results folder if one is given."""
+    if results is not None and profile.rounds:
+        out.print(f"seconds of each round: {escape(str(profile.write(results)))}")
+    if (results is not None or profile.is_worth_a_line) and (line := profile.line()):
+        out.print(escape(line))

@@ -22,6 +22,7 @@ from simulations.folder import ResultsFolder
 from simulations.identity import header_of
 from simulations.journal import Journal
 from simulations.preparing import prepare, skew_rows
+from simulations.profile import Profile
 from simulations.queue import Queue
 from simulations.recipe import Recipe
 from simulations.superseding import FOLDER as SUPERSEDED
@@ -45,6 +46,8 @@ class Study:
     out: Path
     stop: threading.Event = field(default_factory=threading.Event)
     """set it to end the study after the exchanges in flight"""
+    profile: Profile = field(default_factory=Profile)
+    """where the time of this run goes"""
 
     def run(
         self, runtime: str = "ray", lanes: int | None = None, verbose: bool = False, watcher: Watcher | None = None
@@ -105,7 +108,7 @@ class Study:
         watcher.begins(len(unfinished), missing)
         if not unfinished:
             return []
-        runs = _Runs(folder, Queue(unfinished), self.stop, watcher)
+        runs = _Runs(folder, Queue(unfinished), self.stop, watcher, self.profile)
         clients = max(federation.clients for federation, _ in unfinished)
         width = min(lanes or engine.lanes_for(clients, len(unfinished), self.recipe.ray), len(unfinished))
         app = client_app(load_holdings)
@@ -124,6 +127,7 @@ class _Runs:
     queue: Queue
     stop: threading.Event
     watcher: Watcher
+    profile: Profile
     failures: list[str] = field(default_factory=list)
     """the reason of each federation that failed"""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -132,6 +136,7 @@ class _Runs:
     def drive(self, lanes: Sequence[Lane]) -> None:
         """Run the queue. An exception in a thread is raised here, except for failures of federations."""
         crashes: list[BaseException] = []
+        self.profile.started()
 
         def work(lane: Lane) -> None:
             try:
@@ -157,6 +162,7 @@ class _Runs:
         def on_round(number: int, rows: list[Row]) -> None:
             journal.append(number, rows if number else [*rows, *skew_rows(federation)])
             accuracy[number] = mean_accuracy(rows)
+            self.profile.add(federation, number, rounds.seconds)
             self.queue.started(federation)
             with self._lock:
                 self.watcher.round(federation, number)
