@@ -128,7 +128,7 @@ class TestRows:
         logits = node.predict(node.private.x)
         assert logits.shape == (len(node.private) * LENGTH, VOCABULARY)
         torch.testing.assert_close(logits, node.student(node.private.x).detach().flatten(0, 1))
-        torch.testing.assert_close(node.predict(node.private.x, chunk=1), logits)
+        torch.testing.assert_close(node.compute.predicted(node.student, [node.private.x], 1), logits)
 
 
 class TestSteps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -60,7 +60,7 @@ class Holdings:
         if not splits:
             return Evaluation({}, None, torch.empty(0, dtype=torch.bool))
         rows = [len(data) * rows_a_sample(data.x) for data in splits.values()]
-        parts = compute.predicted(model, _chunks([data.x for data in splits.values()]), sum(rows))
+        parts = compute.predicted(model, [data.x for data in splits.values()])
         logits = dict(zip(splits, torch.split(parts, rows), strict=True))
         metrics: dict[tuple[str, str], float] = {}
         correct: dict[str, Tensor] = {}
@@ -113,21 +113,6 @@ class Evaluation:
     """(rows, classes) on the transfer set: the same forward pass serves the report"""
     right: Tensor
     """(rows,) which predictions on the test split are right"""
-
-
-def _chunks(parts: list[Tensor], rows: int = 4096) -> Iterator[Tensor]:
-    """The samples of all parts in order, as many as have `rows` rows of predictions at a time.
-
-    Small parts share a piece, large ones stay uncopied.
-    """
-    size = max(1, rows // rows_a_sample(parts[0]))
-    pending: list[Tensor] = []
-    for piece in (piece for part in parts for piece in torch.split(part, size)):
-        if pending and sum(map(len, pending)) + len(piece) > size:
-            yield torch.cat(pending) if len(pending) > 1 else pending[0]
-            pending = []
-        pending.append(piece)
-    yield torch.cat(pending) if len(pending) > 1 else pending[0]
 
 
 Loader = Callable[[Federation, int], Holdings]

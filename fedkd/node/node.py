@@ -16,7 +16,7 @@ from fedkd.node.moment import AT_START, Moment, in_round
 from fedkd.settings.training import Training
 from fedkd.tensors.compute import CPU as CPU
 from fedkd.tensors.compute import Compute
-from fedkd.tensors.samples import Data, rows_a_sample
+from fedkd.tensors.samples import Data
 
 SERVER = -1
 """Id of the server among the nodes, and of the whole federation in results."""
@@ -133,14 +133,9 @@ class Node:
         """Report one number of this exchange in the results."""
         self.records[split, metric] = float(value)
 
-    def predict(self, x: Tensor, model: Model | None = None, chunk: int = 4096) -> Tensor:
-        """(rows, classes) logits of the student, or another model, in evaluation mode, without gradients.
-
-        At most `chunk` rows are computed at once.
-        """
-        each = rows_a_sample(x)
-        pieces = torch.split(x, max(1, chunk // each))
-        return self.compute.predicted(model or self.student, pieces, len(x) * each)
+    def predict(self, x: Tensor, model: Model | None = None) -> Tensor:
+        """(rows, classes) logits of the student, or another model, in evaluation mode, without gradients."""
+        return self.compute.predicted(model or self.student, [x])
 
     def transfer_logits(self) -> Tensor:
         """(rows, classes) logits of the student on `distilled`; computed again only after its weights have changed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fedkd.base.numerics import Precision
+from fedkd.tensors.chunks import chunk, pieces
+from fedkd.tensors.samples import rows_a_sample
 
 CPU = torch.device("cpu")
 
@@ -50,19 +52,27 @@ class Compute:
         with torch.no_grad():
             return self(model, x)
 
-    def predicted(self, model: nn.Module, pieces: Iterable[Tensor], rows: int) -> Tensor:
-        """(rows, classes) predictions for samples in pieces, in evaluation mode, without gradients."""
+    def predicted(self, model: nn.Module, parts: Sequence[Tensor], size: int | None = None) -> Tensor:
+        """(rows, classes) predictions for the samples of all parts in order, in evaluation mode, without gradients.
+
+        `size` samples are computed at a time; None: as many as `chunk` says.
+        """
         model.eval()
         logits, at = torch.empty(0), 0
-        for piece in pieces:
+        for piece in pieces(parts, size or self.chunk(model, parts[0])):
             with torch.inference_mode():
                 part = self.logits(model, piece)
             # Each piece is put where it belongs at once: those of a whole text, in a list first, would be there twice.
             if not at:
+                rows = sum(map(len, parts)) * rows_a_sample(piece)
                 logits = torch.empty(rows, part.shape[1], dtype=part.dtype, device=part.device)
             logits[at : at + len(part)] = part
             at += len(part)
         return logits
+
+    def chunk(self, model: nn.Module, x: Tensor) -> int:
+        """Samples such as those in x that a network in evaluation mode computes at a time."""
+        return chunk(model, x, rows_a_sample(x), lambda one: self._computed(model.forward, one), self.precision)
 
     def _computed(self, network: Any, x: Tensor) -> Tensor:
         if self.precision == "float32":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fedkd.base.catalogue import STRICT
 from fedkd.base.errors import UserError
 from fedkd.distillation.selection import Every, Keep, Ranked
+from fedkd.tensors.chunks import pieces
 from fedkd.tensors.influence import DAMPING, LARGEST, helpful_step, inputs_to_logits
 from fedkd.training.batch import Batch
 
@@ -136,6 +137,9 @@ class HeadObjective:
 
 def _features(client: Node, data: Data) -> tuple[Tensor, Tensor]:
     """(n, width) float64 inputs of the student's head, and (n,) labels."""
-    features = torch.cat([client.compute.features(client.student, part) for part in torch.split(data.x, 4096)])
+    compute, student = client.compute, client.student
+    features = torch.cat(
+        [compute.features(student, piece) for piece in pieces([data.x], compute.chunk(student, data.x))]
+    )
     assert data.y is not None
     return features.double(), data.y
