@@ -3,7 +3,7 @@
     python -m benchmarks.evaluation [--networks cnn mlp …] [--repeats 3]
 
 One thread. All sizes are timed in turn, several times over (those above 1,024 once), in processor time; a cell is the
-median in thousands of images a second. The last columns are what fedkd chooses, and its speed as a share of the best one's.
+median in thousands of images a second. The last columns are what fedkd chooses, and its speed as a share of the best.
 """
 
 from __future__ import annotations

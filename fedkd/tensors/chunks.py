@@ -52,7 +52,8 @@ def largest(call: Callable[[Tensor], object], x: Tensor) -> int:
     """Bytes of the largest input and output, together, of an operation that `call` does on x; weights do not count."""
     with torch.inference_mode(), _Watch() as watch:
         call(x)
-    return watch.most
+    most: int = watch.most
+    return most
 
 
 def pieces(parts: Sequence[Tensor], size: int) -> Iterator[Tensor]:
