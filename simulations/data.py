@@ -47,7 +47,11 @@ def load_holdings(federation: Federation, client: int) -> Holdings:
     everybody = range(federation.clients) if schedule.method.pools else (client,)
     local = {part: _union([_part(federation, source, split, each, part) for each in everybody]) for part in PARTS}
     val = local["val"] if isinstance(split.val, tuple) else None
-    evaluation |= {"val": val if val else _common(federation, source, split), **test, "local_test": local["local_test"]}
+    evaluation |= {
+        "val": val if val is not None else _common(federation, source, split),
+        **test,
+        "local_test": local["local_test"],
+    }
     return Holdings(source.shape, len(source.outputs), local["train"], val, public, evaluation, source.token_bytes)
 
 

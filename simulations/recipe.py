@@ -155,11 +155,13 @@ def check(federation: Federation) -> None:
     partition_strategy(federation.partition)
     for model in dict.fromkeys(federation.client_models):
         ARCHITECTURES.build(model)
-    if federation.val == "common" and (federation.pretrain.epochs == "early_stopping" or federation.pretrain.target):
+    if federation.val != "local" and (federation.pretrain.epochs == "early_stopping" or federation.pretrain.target):
         raise UserError(
-            'pre-training that watches validation accuracy needs val = "local": the common validation set lies at the '
-            "server"
+            'pre-training that watches validation accuracy needs val = "local", validation samples at the client; '
+            f"found val = {federation.val!r}"
         )
+    if federation.val == "none" and federation.save == "best":
+        raise UserError('save = "best" goes by validation accuracy, and val = "none" holds no samples out; use "last"')
     for table in (federation.pretrain, federation.train):
         augmentation(table.augment)
         SCHEDULES.build(table.schedule)

@@ -96,7 +96,7 @@ def _new_split(strategy: Strategy, federation: Federation, dataset: Dataset) -> 
     local = strategy.local_test(partition, samples, test, stream(federation.seed, "local_test"))
     train, val = [], []
     for client, shard in enumerate(partition.clients):
-        share = 0.0 if federation.val == "common" else VALIDATION
+        share = VALIDATION if federation.val == "local" else 0.0
         validating, learning = hold_out(rest[shard], share, stream(federation.seed, f"val/{client}"))
         if share and not len(validating):
             raise PartitionError(
@@ -135,6 +135,8 @@ def _split_of_file(strategy: Manifest, federation: Federation, dataset: Dataset)
     if isinstance(split.val, tuple) is (federation.val == "common"):
         there = "one a client" if federation.val == "common" else "one for all"
         raise PartitionError(f"val = {federation.val!r}, but the file has validation samples {there}")
+    if federation.val == "none" and any(map(len, split.val)):
+        raise PartitionError('val = "none", but the file has validation samples one a client; use val = "local"')
     return split
 
 
@@ -152,7 +154,7 @@ def split_of(federation: Federation) -> Split:
     return _cached_split(*split_key(federation))
 
 
-SplitKey = tuple[str, str, int, int, str, Literal["local", "common"]]
+SplitKey = tuple[str, str, int, int, str, Literal["local", "common", "none"]]
 
 
 def split_key(federation: Federation) -> SplitKey:
@@ -169,7 +171,7 @@ def split_key(federation: Federation) -> SplitKey:
 
 @file_cache(maxsize=64)
 def _cached_split(
-    dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common"]
+    dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common", "none"]
 ) -> Split:
     source, public = load(dataset), transfer_set(transfer)
     identity = [
@@ -211,7 +213,7 @@ def _read(path: Path) -> Split | None:
 
 @file_cache(maxsize=8)
 def altered(
-    dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common"]
+    dataset: str, partition: str, seed: int, clients: int, transfer: str, val: Literal["local", "common", "none"]
 ) -> Partition | None:
     """Changes of the partition to the clients' samples: transforms, and labels by position in the training array.
 

@@ -169,6 +169,7 @@ def _validation(study: Mapping[str, Any]) -> str:
     texts = {
         "local": " Validation is local: a held-out part of each client's own shard.",
         "common": " Assumption: a common, uniform validation set at the server, which few deployments have.",
+        "none": " No validation samples are held out.",
     }
     return "".join(texts.get(name, f" Validation: {name}.") for name in known)
 

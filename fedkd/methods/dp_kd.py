@@ -77,10 +77,10 @@ class DPKD(Distilling):
                 f"method dp_kd: select = {self.select!r} would hold for several rounds what was selected for one "
                 f'teacher, but form = "{self.form}" has several in turn; use every=1'
             )
-        if self.form == "sequential" and federation.val == "common":
+        if self.form == "sequential" and federation.val != "local":
             raise UserError(
                 'method dp_kd: form = "sequential" orders teachers by accuracy on their own validation samples, which '
-                'val = "common" leaves them without; use val = "local"'
+                f'val = "{federation.val}" leaves them without; use val = "local"'
             )
 
     def setup(self, node: Node) -> None:

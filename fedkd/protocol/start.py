@@ -77,7 +77,7 @@ class Consolidate:
                     "they are; kd and dp_kd do"
                 )
             built.check(replace(federation, method=self.method), labelled)
-        if federation.val == "common":
+        if federation.val != "local":
             raise UserError(f'start = {federation.start!r} orders clients by validation; it needs val = "local"')
         if federation.students or federation.teachers:
             raise UserError(f"start = {federation.start!r} is of all clients; leave students and teachers out")

@@ -50,9 +50,9 @@ class Federation:
     """the transfer set"""
     channel: Annotated[str, ADDED] = "none"
     """what happens to reports on their way to the server: "none", or "noise(sigma=1.0)" """
-    val: Literal["local", "common"] = "local"
+    val: Literal["local", "common", "none"] = "local"
     """where validation samples come from: "local": 10 % of each client's own shard; "common": 10 % of the training
-    data, uniform, before they are distributed, on which only the server scores"""
+    data, uniform, before they are distributed, on which only the server scores; "none": none, all samples train"""
     init: Literal["common", "per_client"] = "common"
     """initial weights before pre-training: shared by equal architectures, or each client's own"""
     start: str = "pretrained"
