@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -103,9 +104,10 @@ _Key = tuple[str, str, int, str]
 class _Shards:
     """A cache of the clients' samples that this process used last, up to a limit in bytes."""
 
-    LIMIT = 256 * 2**20
-
     def __init__(self) -> None:
+        # Every core may have a worker with a cache of its own, and all together use an eighth of the memory at most.
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self.limit = memory // (8 * (os.cpu_count() or 1))
         self._held: OrderedDict[_Key, Data] = OrderedDict()
         self._bytes = 0
         self._turn = threading.Lock()
@@ -121,7 +123,7 @@ class _Shards:
             if key not in self._held:
                 self._held[key] = data
                 self._bytes += _size(data)
-            while self._bytes > self.LIMIT:
+            while self._bytes > self.limit:
                 _, dropped = self._held.popitem(last=False)
                 self._bytes -= _size(dropped)
         return data

@@ -313,3 +313,10 @@ class TestNames:
     def test_a_key_without_specs_takes_no_names(self) -> None:
         with pytest.raises(UserError, match=r"recipe table \[seed\] is unknown"):
             expand("r", {"method": "kd", "seed": {"first": 1}})
+
+
+def test_a_short_name_of_a_precision_is_the_same_federation() -> None:
+    short, full = (
+        expand("study", {"method": "kd", "train.precision": name}).federations for name in ("bf16", "bfloat16")
+    )
+    assert short == full

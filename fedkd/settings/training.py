@@ -7,11 +7,17 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
+from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from fedkd.base.added import ADDED
 from fedkd.base.catalogue import STRICT
 from fedkd.base.numerics import Precision
+
+
+def _full_name(precision: object) -> object:
+    """One name for one precision, because names of results hold it."""
+    return "bfloat16" if precision == "bf16" else precision
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,8 +40,8 @@ class Optimisation:
     """momentum of sgd"""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """weight decay"""
-    precision: Annotated[Precision, ADDED] = "float32"
-    """in which type networks compute; weights, predictions and losses are float32 in either case"""
+    precision: Annotated[Precision, BeforeValidator(_full_name), ADDED] = "float32"
+    """in which type networks compute, "bf16" for short; weights, predictions and losses are float32 in either case"""
     compile: Annotated[bool, ADDED] = False
     """have torch compile the networks, which takes about a minute: worth it where rounds take many"""
     batch_size: Annotated[int, Gt(0)] = 32
