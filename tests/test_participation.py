@@ -162,3 +162,38 @@ def test_a_share_of_one_is_everybody(method: str) -> None:
 def test_every_clients_last_model_is_kept(save: str, tmp_path: Path) -> None:
     run("local", tmp_path, save=save)
     assert all(saved_model(tmp_path, client).is_file() for client in range(CLIENTS))
+
+
+def test_absent_clients_share_one_model_in_memory_and_on_disk(tmp_path: Path) -> None:
+    of = small.small("fedavg", clients=20, rounds=3, participation=0.1)
+    rounds, grid = Rounds(of, small.load, tmp_path), InlineGrid(client_app(small.load), 20)
+    sizes: list[int] = []
+
+    def note(number: int, rows: list[Row]) -> None:
+        del rows
+        if number < of.rounds:
+            assert len({id(bag) for bag in rounds.server._pending.values()}) <= 1
+            sizes.append(max(file.stat().st_size for file in tmp_path.glob("server-*.state")))
+
+    rounds.start(grid, list(grid.get_node_ids()), note)
+    model = Knowledge(small.model().state_dict()).nbytes
+    # What grows with the clients are their last evaluations, not models.
+    assert max(sizes) < 3 * model + 20 * 1024
+
+
+def test_a_shared_model_is_shared_again_after_a_resume(tmp_path: Path) -> None:
+    of = small.small("fedavg", clients=6, rounds=2)
+    grid, rounds = InlineGrid(client_app(small.load), 6), Rounds(of, small.load, tmp_path)
+
+    def leave(number: int, rows: list[Row]) -> None:
+        del rows
+        if number == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        rounds.start(grid, list(grid.get_node_ids()), leave)
+    again = Rounds(of, small.load, tmp_path)
+    assert again.resume(1)
+    bags = again.server._pending
+    assert len(bags) == 6
+    assert len({id(bag) for bag in bags.values()}) == 1

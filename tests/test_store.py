@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
+import signal
 import stat
 import time
 from multiprocessing.synchronize import Barrier
@@ -102,16 +104,17 @@ class TestFiles:
         (tmp_path / "other").write_bytes(content)
         assert read_tensors(tmp_path / "other") is None
 
-    def test_a_failed_write_leaves_the_earlier_file(self, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(path: Path, data: bytes) -> int:
-            with path.open("wb") as file:
-                file.write(data[: len(data) // 2])
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(UserError, match="No space left"):
-            write_tensors(kept, {"weights": torch.ones(1)})
-        monkeypatch.undo()
+    def test_a_failed_write_leaves_the_earlier_file(self, kept: Path) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # The system lets no file grow beyond 100 bytes.
+        handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            with pytest.raises(UserError, match="File too large"):
+                write_tensors(kept, {"weights": torch.ones(100)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, handled)
         assert same_knowledge(listed(read_tensors(kept)), TENSORS)
         assert [file.name for file in kept.parent.iterdir()] == [kept.name]
 

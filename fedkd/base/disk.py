@@ -40,14 +40,14 @@ def replacing(path: Path, *, locked: bool = False) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or {other}") from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file at once or not at all; its folder is made where it is missing.
+def write_whole(path: Path, *content: bytes) -> None:
+    """Replace a file by these parts, one behind the other, at once or not at all; its folder is made where missing.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    with replacing(path) as partial:
-        partial.write_bytes(content)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.writelines(content)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     body = save(
         {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     )
-    write_whole(path, hashlib.sha256(body).digest() + body)
+    write_whole(path, hashlib.sha256(body).digest(), body)
 
 
 def read_tensors(path: Path, device: torch.device | None = None) -> dict[str, Tensor] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from flwr.app import Message
@@ -120,7 +120,7 @@ class Rounds:
                 replies = list(grid.send_and_receive(messages, timeout=timeout))
             back = time.perf_counter()
             flights = [wire.flight(reply, sent, back) for reply in replies if not reply.has_error()]
-            done = self.complete(exchange, self.aggregate(exchange, replies))
+            done = self.complete(exchange, self.aggregate(exchange, _used_up(replies)))
             ended = time.perf_counter()
             self.seconds = added(self.seconds, divided(began, sent, ended, flights))
             began = ended
@@ -187,3 +187,10 @@ def groups(clients: Sequence[int], nodes: Sequence[int], everybody: int) -> dict
         return {nodes[client]: (client,) for client in clients}
     shared = {node: tuple(clients[at :: len(nodes)]) for at, node in enumerate(nodes)}
     return {node: group for node, group in shared.items() if group}
+
+
+def _used_up(replies: list[Message]) -> Iterator[Message]:
+    """The replies in turn; each is dropped when the next one is asked for, because they may hold large models."""
+    replies.reverse()
+    while replies:
+        yield replies.pop()

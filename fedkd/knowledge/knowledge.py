@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -26,6 +26,7 @@ class Knowledge(Mapping[str, Tensor]):
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, /, **named: Tensor) -> None:
         # Copied: what was reported must not change with the weights that it was taken from.
         self._tensors = {name: tensor.detach().cpu().clone() for name, tensor in {**(tensors or {}), **named}.items()}
+        self._nbytes: int | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -47,19 +48,39 @@ class Knowledge(Mapping[str, Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """Size of the serialised arrays, in bytes."""
-        return sum(len(data) for data in self.encoded.values())
+        """Size of the serialised arrays, in bytes; it follows from types and shapes, so nothing is serialised for it."""
+        if self._nbytes is None:
+            self._nbytes = sum(map(_size, self._tensors.values()))
+        return self._nbytes
 
     @classmethod
     def decode(cls, encoded: Mapping[str, bytes]) -> Knowledge:
         """Inverse of `encoded`. Arrays of Python objects are refused, so nothing is ever unpickled."""
-        return cls({name: _decode(data) for name, data in encoded.items()})
+        decoded = cls()
+        # Not copied once more: nobody else has these tensors, and many models may be in memory at once.
+        decoded._tensors = {name: _decode(data) for name, data in encoded.items()}
+        return decoded
 
 
 def _encode(tensor: Tensor) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, tensor.contiguous().numpy(), allow_pickle=False)
     return buffer.getvalue()
+
+
+def _size(tensor: Tensor) -> int:
+    """Length of `_encode(tensor)`: a header that depends on type and shape, and the numbers."""
+    return _header(tensor.dtype, tuple(tensor.shape)) + tensor.numel() * tensor.element_size()
+
+
+@lru_cache(maxsize=4096)
+def _header(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    # Zeros of the shape without its memory: every number is the same one.
+    one = torch.zeros((), dtype=dtype).numpy()
+    description = np.lib.format.header_data_from_array_1_0(np.broadcast_to(one, shape))
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {**description, "fortran_order": False})
+    return header.tell()
 
 
 def _decode(data: bytes) -> Tensor:

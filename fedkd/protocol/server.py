@@ -126,9 +126,10 @@ class Server:
         earlier = self._latest if moment.round > 0 else {}
         others = {client: bag for client, bag in earlier.items() if client not in reports}
         for client, bag in method.merge(node, {**reports, **others}).items():
-            # A client that was absent may still have knowledge of an earlier exchange to receive.
+            # A client that was absent may still have knowledge of an earlier exchange to receive. A newer model takes
+            # the place of an older one as it is: with a copy for each absent client, memory would grow with them.
             owed = self._pending.get(client)
-            self._pending[client] = Knowledge({**owed, **bag}) if owed else bag
+            self._pending[client] = Knowledge({**owed, **bag}) if owed and not set(owed) <= set(bag) else bag
         if (model := method.global_model(node)) is not None:
             evaluation = self._holdings.evaluate(model, self._started_right, compute=node.compute)
             self._started_right = evaluation.right if self._started_right is None else self._started_right
@@ -175,8 +176,13 @@ class Server:
         """The state of the server that the next exchange needs, as tensors."""
         tensors = scoped("state/", self._node.state)
         for kind, bags in (("knowledge", self._pending), ("latest", self._latest)):
+            # A common model is one bag for all clients, and is written once.
+            owners: dict[int, int] = {}
             for client, bag in bags.items():
-                tensors |= scoped(f"{kind}/{client}/", bag)
+                if owners.setdefault(id(bag), client) == client:
+                    tensors |= scoped(f"{kind}/{client}/", bag)
+            if len(owners) < len(bags):
+                tensors[f"shared {kind}"] = torch.tensor([[client, owners[id(bag)]] for client, bag in bags.items()])
         if self._started_right is not None:
             tensors["started_right"] = self._started_right
         if self._evaluated:
@@ -188,10 +194,7 @@ class Server:
         """Inverse of `checkpoint`."""
         self._node.state.update(under("state/", tensors))
         self._started_right = tensors.get("started_right")
-        self._pending, self._latest = (
-            {client: Knowledge(bag) for client, bag in numbered(kind, tensors).items()}
-            for kind in ("knowledge/", "latest/")
-        )
+        self._pending, self._latest = (_bags(kind, tensors) for kind in ("knowledge", "latest"))
         if "evaluated" in tensors:
             for client, present, rows in json.loads(bytes(tensors["evaluated"].tolist())):
                 self._present[client] = present
@@ -205,3 +208,10 @@ def name_of(moment: Moment) -> str:
 
 def _state_file(store: Path, exchange: int) -> Path:
     return store / f"server-{exchange}.state"
+
+
+def _bags(kind: str, tensors: dict[str, Tensor]) -> dict[int, Knowledge]:
+    """The knowledge of each client in a state of the server; a bag that several clients share is one object."""
+    bags = {client: Knowledge(bag) for client, bag in numbered(f"{kind}/", tensors).items()}
+    shared = tensors.get(f"shared {kind}")
+    return bags if shared is None else {client: bags[owner] for client, owner in shared.tolist()}
