@@ -48,7 +48,7 @@ class Knowledge(Mapping[str, Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """Size of the serialised arrays, in bytes; it follows from types and shapes, so nothing is serialised for it."""
+        """Size of the serialised arrays, in bytes. It follows from types and shapes; nothing is serialised for it."""
         if self._nbytes is None:
             self._nbytes = sum(map(_size, self._tensors.values()))
         return self._nbytes
