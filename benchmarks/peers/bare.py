@@ -1,6 +1,6 @@
 """A bare PyTorch loop in two one-thread processes: what the same arithmetic costs without any framework.
 
-    python -m benchmarks.peers.bare --job A --data mnist.npz [--layout channels_last] [--precision bfloat16]
+python -m benchmarks.peers.bare --job A --data mnist.npz [--layout channels_last] [--precision bfloat16]
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Worker:
         self._model.train()
         optimiser = torch.optim.SGD(self._model.parameters(), lr=JOBS[self._job].lr)
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-        for batch in order.split(JOBS[self._job].batch):
+        for batch in torch.split(order, JOBS[self._job].batch):
             optimiser.zero_grad()
             with self._computing():
                 logits = self._model(x[batch])
@@ -69,7 +69,8 @@ class Worker:
     def _right(self, x: Tensor, y: Tensor) -> int:
         self._model.eval()
         with torch.inference_mode(), self._computing():
-            return sum(int((self._model(a).argmax(1) == b).sum()) for a, b in zip(x.split(64), y.split(64), strict=True))
+            pairs = zip(torch.split(x, 64), torch.split(y, 64), strict=True)
+            return sum(int((self._model(a).argmax(1) == b).sum()) for a, b in pairs)
 
     def _computing(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self._precision == "bfloat16" else contextlib.nullcontext()
@@ -111,8 +112,8 @@ def main() -> None:
         pipe.send(None)
     each = "each client's model after its steps, on its own test part, in batches of 64" if held.test else "nothing"
     Measured(
-        "bare", asked.job, seconds, samples, accuracy, f"{WORKERS} processes of one thread, clients dealt by size", each,
-        started, [f"{asked.layout}, {asked.precision}"],
+        "bare loop", asked.job, seconds, samples, accuracy, f"{WORKERS} processes of one thread, clients dealt by size",
+        each, started, [f"{asked.layout}, {asked.precision}"],
     ).said()  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """BlazeFL (pip install blazefl tqdm, Python 3.12 or newer), its pool of two processes: job B.
 
-    python -m benchmarks.peers.blazefl --job B
+python -m benchmarks.peers.blazefl --job B
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Networks:
 
 
 class Images:
-    """BlazeFL's partitioned data set: a file a client, as in its examples. It is sent along with every client's task."""
+    """BlazeFL's partitioned data set: a file a client, as in its examples."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,6 +1,6 @@
 """Flower alone: its own simulation on Ray, its own FedAvg, and a client as its tutorial writes it.
 
-    python -m benchmarks.peers.flower --job A --data mnist.npz
+python -m benchmarks.peers.flower --job A --data mnist.npz
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def train(message: Any, context: Any) -> Any:
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     model.train()
     optimiser = torch.optim.SGD(model.parameters(), lr=JOBS[job].lr)
-    for batch in torch.randperm(len(y)).split(JOBS[job].batch):
+    for batch in torch.split(torch.randperm(len(y)), JOBS[job].batch):
         optimiser.zero_grad()
         F.cross_entropy(model(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -52,7 +52,7 @@ def train(message: Any, context: Any) -> Any:
     if test is not None:
         model.eval()
         with torch.inference_mode():
-            pairs = zip(test[0].split(64), test[1].split(64), strict=True)
+            pairs = zip(torch.split(test[0], 64), torch.split(test[1], 64), strict=True)
             # Flower's mean is weighted with the training images: what is sent makes it a sum over all clients.
             metrics["right"] = sum(int((model(a).argmax(1) == b).sum()) for a, b in pairs) / len(y)
     content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord(metrics)})

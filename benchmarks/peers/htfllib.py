@@ -59,7 +59,9 @@ def federation(rounds: int) -> tuple[list[float], int, float]:
 
     class Client(clientLocal):  # type: ignore[misc]
         def set_parameters(self) -> None:
-            save_item(load_item("Server", "global_model", self.save_folder_name), self.role, "model", self.save_folder_name)
+            save_item(
+                load_item("Server", "global_model", self.save_folder_name), self.role, "model", self.save_folder_name
+            )
 
     server = Server(settings(rounds), 0)
     server.set_slow_clients()

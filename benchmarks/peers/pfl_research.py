@@ -1,18 +1,18 @@
 """pfl-research (pip install pfl), in two processes of one thread started by torch.distributed.
 
-    python -m benchmarks.peers.pfl_research --job B
+python -m benchmarks.peers.pfl_research --job B
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
 import time
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class Network(nn.Module):
     def metrics(self, x: Tensor, y: Tensor, eval: bool = True) -> dict[str, Any]:
         from pfl.metrics import Weighted
 
+        del eval
         self.eval()
         right = int((self.body(x).argmax(1) == y).sum())
         return {"accuracy": Weighted(right, len(y))}
@@ -60,7 +61,7 @@ def federated(job: str, parts: list[Any]) -> Any:
 
     def one(client: int) -> Dataset:
         x, y = held[client]
-        order = torch.from_numpy(np.random.permutation(len(y))) if job == "A" else slice(None)
+        order = torch.randperm(len(y)) if job == "A" else slice(None)
         return Dataset(raw_data=[x[order], y[order]], user_id=str(client))
 
     return FederatedDataset(one, get_user_sampler("minimize_reuse", list(sizes)), user_id_to_weight=sizes)
@@ -94,6 +95,7 @@ def main() -> None:
 
     class Clock(TrainingProcessCallback):  # type: ignore[misc]
         def after_central_iteration(self, aggregate_metrics: Any, model: Any, *, central_iteration: int) -> Any:
+            del model, central_iteration
             ends.append(time.perf_counter())
             for name, value in aggregate_metrics:
                 if "accuracy" in str(name) and "val" in str(name).lower():
@@ -120,7 +122,7 @@ def main() -> None:
     )
     if get_ops().distributed.global_rank == 0:
         Measured(
-            "pfl-research", asked.job, [b - a for a, b in zip(ends, ends[1:], strict=False)],
+            "pfl-research", asked.job, [after - before for before, after in itertools.pairwise(ends)],
             sum(len(y) for _, y in held.train), accuracies[-1] if accuracies else None,
             f"{WORKERS} processes of one thread", "the server's model before the round, on each client's own test part"
             if evaluated else "nothing", started, ["float32"],
