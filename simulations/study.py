@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fedkd.protocol.client import use_one_thread
 from fedkd.settings.federation import Federation
 from simulations import engine
 from simulations.data import load_holdings
-from simulations.engine import Lane
+from simulations.engine import Engine, Lane
 from simulations.folder import ResultsFolder
 from simulations.identity import header_of
 from simulations.journal import Journal
@@ -63,8 +64,10 @@ class Study:
         use_one_thread()
         look_beside([self.recipe.folder] if self.recipe.folder else [])
         forget_files()
-        if runtime != "inline":
-            engine.check_resources(self.recipe.ray)
+        with closing(engine.chosen(runtime, client_app(load_holdings), self.recipe.ray, verbose)) as chosen:
+            self._run(chosen, lanes, watcher)
+
+    def _run(self, chosen: Engine, lanes: int | None, watcher: Watcher) -> None:
         partitions = prepare(self.recipe.federations, watcher.preparing)
         headers = [header_of(federation) for federation in self.recipe.federations]
         folder = ResultsFolder(self.out)
@@ -73,7 +76,7 @@ class Study:
                 watcher.superseded(count, why, self.out / SUPERSEDED)
             folder.describe(self.recipe, headers, partitions)
             journals = [folder.journal(header) for header in headers]
-            failures = self._run_unfinished(folder, journals, runtime, lanes, verbose, watcher)
+            failures = self._run_unfinished(folder, journals, chosen, lanes, watcher)
             folder.remove_empty_state()
             if folder.has_journals:
                 from analysis.results.table import rebuild  # imports pandas, which nothing before it needs
@@ -91,9 +94,8 @@ class Study:
         self,
         folder: ResultsFolder,
         journals: Sequence[Journal],
-        runtime: str,
+        chosen: Engine,
         lanes: int | None,
-        verbose: bool,
         watcher: Watcher,
     ) -> list[str]:
         """Run the federations whose last round is not in their journal; returns the reasons of those that failed."""
@@ -108,14 +110,11 @@ class Study:
         watcher.begins(len(unfinished), missing)
         if not unfinished:
             return []
+        chosen.begin(self.profile.started)
         runs = _Runs(folder, Queue(unfinished), self.stop, watcher, self.profile)
         clients = max(federation.clients for federation, _ in unfinished)
-        width = min(lanes or engine.lanes_for(clients, len(unfinished), self.recipe.ray), len(unfinished))
-        app = client_app(load_holdings)
-        if runtime == "inline":
-            engine.inline(app, runs.drive, clients, width, verbose)
-        else:
-            engine.on_ray(app, runs.drive, clients, width, self.recipe.ray, verbose)
+        width = min(lanes or chosen.lanes(clients, len(unfinished)), len(unfinished))
+        chosen.run(runs.drive, clients, width)
         return runs.failures
 
 
@@ -136,7 +135,6 @@ class _Runs:
     def drive(self, lanes: Sequence[Lane]) -> None:
         """Run the queue. An exception in a thread is raised here, except for failures of federations."""
         crashes: list[BaseException] = []
-        self.profile.started()
 
         def work(lane: Lane) -> None:
             try:

@@ -66,15 +66,13 @@ from simulations.recipe import read
 from simulations.study import Study
 
 recipe, out, widths = read(sys.argv[1]), Path(sys.argv[2]), list(map(int, sys.argv[3:]))
-
-
-def drive(lanes):
-    for width in widths:
-        engine.on_ray = lambda app, drive, *settings: drive(lanes[:width])
-        Study(recipe, out / str(width)).run("ray", lanes=width)
-
-
-engine.on_ray(client_app(load_holdings), drive, 3, max(widths), recipe.ray, False)
+shared = engine.chosen("ray", client_app(load_holdings), recipe.ray)
+shared.begin(lambda: None)
+end, shared.begin, shared.close = shared.close, lambda ready: None, lambda: None
+engine.chosen = lambda *_: shared
+for width in widths:
+    Study(recipe, out / str(width)).run("ray", lanes=width)
+end()
 """
 """Several studies on one Ray: starting it takes longer than all of them together."""
 

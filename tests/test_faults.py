@@ -256,5 +256,5 @@ def test_both_engines_tell_the_same_failure(by_engine: dict[str, Twice]) -> None
 
 def test_flower_and_ray_speak_when_asked_to(by_engine: dict[str, Twice]) -> None:
     said = by_engine["ray"].second.said
-    assert "ActorPool" in said
+    assert "workers with 1 CPUs and 0 GPUs each" in said
     assert "Ray instance" in said

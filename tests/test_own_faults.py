@@ -12,8 +12,9 @@ import pytest
 
 from analysis.results.files import replacing
 from analysis.results.journal import ResultsError
-from simulations import engine
-from simulations.engine import check_resources
+from fedkd.flower.apps import client_app
+from simulations.data import load_holdings
+from simulations.engine import chosen
 from simulations.ray_settings import RaySettings
 from tests.conftest import TINY, Call, Ended, written
 
@@ -86,6 +87,11 @@ def run(call: Call, folder: Path, **settings: str) -> Ended:
     return call("run", written(folder / "study.toml", TINY), "--engine", "inline", "--out", folder / "out", *sets)
 
 
+def check_resources(settings: RaySettings) -> None:
+    """Whether there is what the clients are to have; nothing is started for it."""
+    chosen("ray", client_app(load_holdings), settings)
+
+
 def one_line(ended: Ended) -> str:
     (line,) = [line for line in ended.err.splitlines() if line.strip()]
     assert "Traceback" not in ended.said
@@ -146,13 +152,13 @@ class TestResources:
         ],
     )
     def test_more_than_there_is(self, asked: dict[str, float], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(engine, "_cpus", lambda: 2)
+        monkeypatch.setattr("simulations.engine.cluster.cpu_cores", lambda: 2)
         monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
         with pytest.raises(ValueError, match=message):
             check_resources(RaySettings(**asked))
 
     def test_all_there_is_may_be_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(engine, "_cpus", lambda: 2)
+        monkeypatch.setattr("simulations.engine.cluster.cpu_cores", lambda: 2)
         monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
         check_resources(RaySettings(num_cpus=2, num_gpus=1.0))
         monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
@@ -162,7 +168,7 @@ class TestResources:
     def test_a_cluster_has_what_it_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Cluster:
             is_initialized = staticmethod(lambda: True)
-            cluster_resources = staticmethod(lambda: {"CPU": 64.0})
+            nodes = staticmethod(lambda: [{"Alive": True, "Resources": {"CPU": 64.0}}])
 
         monkeypatch.setitem(__import__("sys").modules, "ray", Cluster)
         check_resources(RaySettings(num_cpus=64))

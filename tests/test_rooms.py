@@ -25,7 +25,7 @@ FLOWER_SIDE = "fedkd/flower/"
 """The folder of the library that knows Flower; all others train without it."""
 FLOWER_NAMES = {"fedkd/apps.py", "fedkd/strategy.py"}
 """What is in it, under the names that projects import it by."""
-ENGINE = "simulations/engine.py"
+ENGINE = "simulations/engine/"
 DEPRECATED_OR_PRIVATE = ("flwr.simulation", "flwr.supercore", "flwr.server", "flwr.client", "flwr.proto")
 
 
@@ -111,7 +111,8 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 
 def test_ray_is_touched_by_the_engine_alone() -> None:
     touching = {file for file in files(*ROOMS) if any(package(name) == "ray" for name in imports(file))}
-    assert touching == {ENGINE}
+    assert touching
+    assert all(file.startswith(ENGINE) for file in touching)
 
 
 def test_deprecated_and_private_parts_of_flower_are_touched_by_the_engine_alone() -> None:
@@ -126,7 +127,8 @@ def test_deprecated_and_private_parts_of_flower_are_touched_by_the_engine_alone(
         # The whole name: reply_to_message_id is public.
         if private or re.search(r"\b_message_id\b", (ROOT / file).read_text(encoding="utf-8")):
             touching.add(file)
-    assert touching == {ENGINE}
+    assert touching
+    assert all(file.startswith(ENGINE) for file in touching)
 
 
 def test_the_application_starts_without_ray_or_flower() -> None:
