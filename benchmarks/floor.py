@@ -23,7 +23,7 @@ from fedkd.flower.rounds import Rounds
 from fedkd.methods.kd import KD
 from fedkd.models import build_model
 from fedkd.node.moment import in_round
-from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.client import set_up_process
 from fedkd.tensors.losses import cross_entropy
 from fedkd.training.batch import Target
 from simulations.engine import InlineGrid
@@ -109,7 +109,7 @@ def client_round() -> float:
 
 def main() -> None:
     """Measure and print."""
-    use_one_thread()
+    set_up_process()
     ours, bare = training()
     print(f"one kd step of 32 + 32 digits, cnn: fit {ours:.2f} ms, bare loop {bare:.2f} ms, ratio {ours / bare:.2f}")
     kd = client_round()

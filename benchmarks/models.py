@@ -18,7 +18,7 @@ from fedkd.base.catalogue import parameters
 from fedkd.base.spec import parse
 from fedkd.models import ARCHITECTURES, build_model
 from fedkd.models.architecture import Shape
-from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.client import set_up_process
 from fedkd.settings.training import Optimisation
 from fedkd.tensors.losses import cross_entropy
 from fedkd.training.optimisers import SGD
@@ -53,7 +53,7 @@ def step(spec: str) -> tuple[int, float]:
 
 def main() -> None:
     """Measure and print."""
-    use_one_thread()
+    set_up_process()
     specs = sys.argv[1:] or list(catalogue())
     _, unit = step("cnn")
     print(f"one step of {BATCH} images of {'×'.join(map(str, SHAPE))}, one thread; cnn: {unit:.1f} ms")

@@ -26,7 +26,7 @@ from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.weights import packed
 from fedkd.models import build_model
 from fedkd.models.architecture import Shape
-from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.client import set_up_process
 from fedkd.tensors.losses import cross_entropy
 from fedkd.training.optimisers import SGD
 
@@ -101,7 +101,7 @@ def soft_label_seconds(classes: int, samples: int, latent: int = 768) -> float:
 
 def main() -> None:
     """Measure and print."""
-    use_one_thread()
+    set_up_process()
     for shape in SHAPES:
         resources(shape, sys.argv[1:] or list(TEACHERS))
     print(f"100 classes × 40 samples, from embeddings to soft labels: {soft_label_seconds(100, 40):.4f} s")

@@ -22,7 +22,7 @@ from torch import Tensor
 from fedkd.data import load
 from fedkd.difference_sampling.refinement import PIECE, losses, soft_labels
 from fedkd.models import build_model
-from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.client import set_up_process
 from fedkd.tensors.samples import Data
 
 MODELS = ("gpt(layers=4, width=128)", "gpt(layers=2, width=64, heads=2)")
@@ -46,7 +46,7 @@ def text(megabytes: float) -> Data:
 
 def main() -> None:
     """Measure and print."""
-    use_one_thread()
+    set_up_process()
     data = text(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
     specs = sys.argv[2:] or MODELS
     length = data.x.shape[1]

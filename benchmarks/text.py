@@ -21,7 +21,7 @@ from fedkd.data import load
 from fedkd.methods.kd import KD
 from fedkd.models import build_model
 from fedkd.node.moment import in_round
-from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.client import set_up_process
 from fedkd.tensors.losses import cross_entropy
 from fedkd.training.batch import Target
 
@@ -43,7 +43,7 @@ def ratio(ours: Callable[[], object], bare: Callable[[], object], tokens: int) -
 
 def main() -> None:
     """Measure and print."""
-    use_one_thread()
+    set_up_process()
     spec = sys.argv[1] if len(sys.argv) > 1 else "gpt"
     dataset = load("python_text")
     (length,) = dataset.shape

@@ -22,7 +22,7 @@ from fedkd import Federation, Training
 from fedkd.flower import wire
 from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
-from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.client import set_up_process
 from fedkd.protocol.schedule import schedule_of
 from fedkd.tuning.search import Search
 from simulations.data import load_holdings
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=["tuned_kd"], metavar="METHOD")
     parser.add_argument("--partition", default="dirichlet(alpha=0.5)")
     arguments = parser.parse_args()
-    use_one_thread()
+    set_up_process()
     print(f"digits, 10 clients, cnn, {arguments.partition}, 10 rounds; {os.cpu_count()} cores")
     for method in arguments.methods:
         print(measured(method, arguments.partition))

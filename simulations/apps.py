@@ -16,7 +16,7 @@ from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.flower.strategy import tidy_up, wait_for_nodes
 from fedkd.node.holdings import Row
-from fedkd.protocol.client import use_one_thread
+from fedkd.protocol.client import set_up_process
 from fedkd.protocol.schedule import schedule_of
 from simulations.data import load_holdings
 from simulations.recipe import expand
@@ -34,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     from simulations.preparing import skew_rows
     from simulations.study import mean_accuracy
 
-    use_one_thread()
+    set_up_process()
     config = dict(context.run_config)
     out = str(config.pop("out", ""))
     if not config.get("clients"):

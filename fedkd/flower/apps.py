@@ -16,7 +16,7 @@ from fedkd.base.stopwatch import Stopwatch
 from fedkd.data import cache_root
 from fedkd.flower import wire
 from fedkd.node.holdings import Loader
-from fedkd.protocol.client import forget, take_part, use_one_thread
+from fedkd.protocol.client import forget, set_up_process, take_part
 from fedkd.settings.federation import Federation
 
 RAISED = 2
@@ -63,7 +63,7 @@ def client_app(load: Loader) -> ClientApp:
 def _serve(request: wire.Request, load: Loader, run_id: int) -> wire.Answer:
     """Run one exchange of every client of the group, one after the other. A failing client does not stop the others."""
     watch = Stopwatch()
-    use_one_thread()
+    set_up_process()
     look_beside(list(request.beside))
     federation = Federation.from_json(request.federation)
     store, answer = _store(request.store, run_id), wire.Answer()

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedkd.base.allocation import keep_freed_memory
 from fedkd.base.stopwatch import Stopwatch
 from fedkd.base.store import read_tensors, write_tensors
 from fedkd.knowledge.knowledge import Knowledge
@@ -250,7 +251,11 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def use_one_thread() -> None:
-    """Use one torch thread for each client: with more, sums and so results would depend on the number of cores."""
+def set_up_process() -> None:
+    """Set this process up to train: one torch thread, and freed memory is used again.
+
+    With more threads, sums and so results would depend on the number of cores.
+    """
+    keep_freed_memory()
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
