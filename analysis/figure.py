@@ -97,6 +97,11 @@ class Block:
         return f"Line or dot: mean over {self.seeds}; band or bar: {level} Student-t interval over seeds{few}."
 
     @property
+    def split(self) -> str:
+        """The split whose accuracy is that of the study."""
+        return self.summary.evaluated.split
+
+    @property
     def several(self) -> str:
         """What a caption says of several panels whose axes differ."""
         return "Axes differ between panels. " if len(self.measured) > 1 else ""
@@ -145,7 +150,7 @@ class Block:
 
     def scatter(self, score: str, label: str) -> list[Panel]:
         """A panel for each partition: gain against another score of the comparison. label: of the x axis."""
-        return self.panels(gain_against, score=score, column=score, label=label, styles=self.styles)
+        return self.panels(gain_against, score=score, column=score, label=label, styles=self.styles, split=self.split)
 
 
 def _draw(draw: Callable[..., Axes], rows: pd.DataFrame, more: Mapping[str, Any], ax: Axes) -> Axes:

@@ -49,7 +49,11 @@ def main(grid: Grid, context: Context) -> None:
     def on_round(number: int, rows: list[Row]) -> None:
         if journal:
             journal.append(number, rows if number else [*rows, *skew_rows(federation)])
-        _LOG.info("round %d of %d: mean test accuracy %.3f", number, last_round, mean_accuracy(rows))
+        split = federation.evaluate.main
+        if (mean := mean_accuracy(rows, split)) is None:
+            _LOG.info("round %d of %d", number, last_round)
+        else:
+            _LOG.info("round %d of %d: mean %s accuracy %.3f", number, last_round, split, mean)
 
     Rounds(federation, load_holdings).start(grid, nodes, on_round)
     tidy_up(grid, nodes)

@@ -12,48 +12,64 @@ import torch
 
 from fedkd.base.files import file_cache
 from fedkd.data import Dataset, load
-from fedkd.node.holdings import Holdings
+from fedkd.node.holdings import Holdings, Some
 from fedkd.node.node import SERVER
 from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
-from fedkd.tensors.samples import Data
+from fedkd.tensors.samples import Data, rows_of
 from partitions.contract import Indices, stream
+from partitions.holdout import hold_out
 from partitions.split import Split
 from simulations.splits import altered, split_key, split_of
 from simulations.transfer import labelled, transfer_data
-
-PARTS = ("train", "val", "local_test")
-"""The parts of a client's data."""
 
 
 def load_holdings(federation: Federation, client: int) -> Holdings:
     """The data of one client or of the server. This is the `Loader` of every engine."""
     source, held = load(federation.dataset), transfer_data(federation.dataset, federation.transfer, federation.seed)
     transfer, ours = held or (None, False)
-    known, schedule = labelled(federation.transfer), schedule_of(federation)
+    known = labelled(federation.transfer)
     public = transfer and Data(transfer.x, transfer.y if known else None)
-    evaluation = {"transfer": transfer} if transfer and ours else {}
-    split = split_of(federation)
-    test = {"test": _test(federation.dataset)}
-    if client == SERVER:
-        common = None if isinstance(split.val, tuple) else _common(federation, source, split)
-        evaluation |= test
-        if common:
-            evaluation["val"] = common
-        elif schedule.method.has_global_model or schedule.consolidation:
-            # A common model is evaluated on the validation samples of all clients, as if each client reported scores.
-            parts = [_part(federation, source, split, each, "val") for each in range(federation.clients)]
-            evaluation["val"] = _union(parts)
-        return Holdings(source.shape, len(source.outputs), None, common, public, evaluation, source.token_bytes)
-    everybody = range(federation.clients) if schedule.method.pools else (client,)
-    local = {part: _union([_part(federation, source, split, each, part) for each in everybody]) for part in PARTS}
-    val = local["val"] if isinstance(split.val, tuple) else None
-    evaluation |= {
-        "val": val if val is not None else _common(federation, source, split),
-        **test,
-        "local_test": local["local_test"],
+    split, evaluate = split_of(federation), federation.evaluate
+    pools = schedule_of(federation).method.pools
+    whose = range(federation.clients) if client == SERVER or pools else (client,)
+
+    def part(name: str) -> Data:
+        return _union([_part(federation, source, split, each, name) for each in whose])
+
+    train = None if client == SERVER else part("train")
+    common = None if isinstance(split.val, tuple) else _common(federation, source, split)
+    val = common if client == SERVER else None if common else part("val")
+    splits: dict[str, Callable[[], Data]] = {
+        "val": lambda: val or common or part("val"),
+        "test": lambda: _test(federation.dataset),
+        "local_test": lambda: part("local_test"),
     }
-    return Holdings(source.shape, len(source.outputs), local["train"], val, public, evaluation, source.token_bytes)
+    wanted = [name for name in splits if name in evaluate.on and (client != SERVER or name in _of_server(federation))]
+    evaluation = {"transfer": transfer} if transfer and ours else {}
+    evaluation |= {name: splits[name]() for name in wanted}
+    return Holdings(
+        source.shape,
+        len(source.outputs),
+        train,
+        val,
+        public,
+        evaluation,
+        source.token_bytes,
+        main=evaluate.main,
+        some=_some(federation.dataset, evaluate.samples, federation.seed) if "test" in evaluation else None,
+    )
+
+
+def _of_server(federation: Federation) -> set[str]:
+    """The splits on which the server evaluates a model of its own; a common validation set is scored by it alone.
+
+    A common model is evaluated on the samples of all clients together, as if each client reported scores.
+    """
+    schedule = schedule_of(federation)
+    if schedule.method.has_global_model or schedule.consolidation:
+        return {"test", "val", federation.evaluate.main}
+    return {"test", "val"} if federation.val == "common" else {"test"}
 
 
 def _part(federation: Federation, source: Dataset, split: Split, client: int, part: str) -> Data:
@@ -95,6 +111,20 @@ def _test(dataset: str) -> Data:
     """The common test set."""
     source = load(dataset)
     return Data(*source.pairs(source.test))
+
+
+@file_cache(maxsize=4)
+def _some(dataset: str, samples: int, seed: int) -> Some | None:
+    """Some samples of the common test set, of each class its share; None: all are asked for."""
+    source = load(dataset)
+    if not 0 < samples < len(source.test):
+        return None
+    labels = source.labels[source.test].numpy()
+    index, _ = hold_out(len(labels), samples / len(labels), stream(seed, "evaluate"), labels)
+    whole, chosen = _test(dataset), torch.from_numpy(index)
+    assert whole.y is not None
+    rows = rows_of(torch.arange(len(whole.y)), chosen, len(whole))
+    return Some(Data(whole.x[chosen], whole.y[rows]), rows)
 
 
 _Key = tuple[str, str, int, str]

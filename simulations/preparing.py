@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from fedkd.base.errors import UserError
 from fedkd.data import load
 from fedkd.data.source import Progress
 from fedkd.models import ARCHITECTURES
@@ -27,6 +28,7 @@ def prepare(federations: Iterable[Federation], progress: Progress) -> list[dict[
         key = split_key(federation)
         if key not in described:
             described[key] = _described(federation, progress)
+            _check_evaluation(federation)
         _try_models(federation, tried)
     return list(described.values())
 
@@ -43,6 +45,16 @@ def _described(federation: Federation, progress: Progress) -> dict[str, Any]:
         "transfer": len(split.transfer),
         "val": sum(map(len, split.val)) if isinstance(split.val, tuple) else len(split.val),
     }
+
+
+def _check_evaluation(federation: Federation) -> None:
+    """Raise UserError if there is nothing on which a study could be evaluated."""
+    local_test = split_of(federation).local_test
+    if federation.evaluate.main == "local_test" and not any(map(len, local_test)):
+        raise UserError(
+            f"[evaluate] on = {list(federation.evaluate.on)}: {federation.partition} gives the clients no test samples "
+            'of their own; add "test"'
+        )
 
 
 def _try_models(federation: Federation, tried: set[tuple[object, ...]]) -> None:

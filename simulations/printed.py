@@ -55,8 +55,9 @@ def comparison(out: Console, results: Path, target: float | None = None, everyth
                 table.add_row(escape(wrap(method, 24, lines=6)), *map(escape, cells))
             out.print(table)
     out.print(
-        f"[dim]Test accuracy in %, mean over clients and seeds, ± its {100 * summary.level:g} % Student-t interval "
-        f"over seeds; Δ in points from the start; vs {escape(summary.reference)}: paired over seeds. {rule(summary)} "
+        f"[dim]{summary.evaluated.split.capitalize()} accuracy in %, mean over clients and seeds, ± its "
+        f"{100 * summary.level:g} % Student-t interval over seeds; Δ in points from the start; vs "
+        f"{escape(summary.reference)}: paired over seeds. {rule(summary)} {summary.evaluated.meaning}"
         "“>”: not reached in these rounds.[/]"
     )
     for key, names in summary.names.by_key.items():

@@ -85,10 +85,12 @@ class Bar(Watcher):
     def finished(self, federation: Federation, accuracy: dict[int, float]) -> None:
         self._finished += 1
         self._show()
+        main = federation.evaluate.main
+        split = f" ({main})" if main != "test" else ""
         spent, left = time.monotonic() - self._began, self.left()
         self._out.print(
             f"[dim]{self._finished:>4}/{self._federations}[/]  "
-            f"{accuracy[min(accuracy)]:.3f} → {accuracy[max(accuracy)]:.3f}  {escape(federation.method)}, "
+            f"{accuracy[min(accuracy)]:.3f} → {accuracy[max(accuracy)]:.3f}{split}  {escape(federation.method)}, "
             f"{escape(federation.partition)}, seed {federation.seed}  [dim]{spent:.0f} s, about {left:.0f} s left[/]"
         )
 

@@ -19,6 +19,7 @@ from fedkd.base.problems import first_problem
 from fedkd.base.spec import parse, terms
 from fedkd.models import ARCHITECTURES
 from fedkd.protocol.schedule import schedule_of
+from fedkd.settings.evaluation import Evaluation
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining, Training
 from fedkd.training.augment import augmentation
@@ -28,10 +29,17 @@ from simulations.ray_settings import RaySettings
 from simulations.splits import partition_strategy
 from simulations.transfer import labelled
 
-TABLES: dict[str, type[Any]] = {"pretrain": Pretraining, "train": Training, "ray": RaySettings}
+TABLES: dict[str, type[Any]] = {
+    "pretrain": Pretraining,
+    "train": Training,
+    "evaluate": Evaluation,
+    "ray": RaySettings,
+}
 SPECS = ("method", "partition", "transfer", "start", "channel")
-LISTS = ("students", "teachers")
+LISTS = ("students", "teachers", "evaluate.on")
 """Keys whose value is a list: several such lists sweep."""
+FIXED = {"ray": "it changes no result", "evaluate": "all federations of a study are measured alike"}
+"""Tables whose keys take one value, and why."""
 SHIPPED = Path(__file__).parent / "recipes"
 _ORDER = ("dataset", "partition", "seed")
 """Keys that vary slowest."""
@@ -114,10 +122,11 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
             values[key] = [canonical(option) for option in options]
     tables = {key: value for key, value in flat.items() if isinstance(value, Mapping)}
     names = {key: names_by_spec(key, arms, values[key]) for key, arms in tables.items()}
+    for table, why in FIXED.items():
+        for key, options in values.items():
+            if key.startswith(f"{table}.") and len(options) > 1:
+                raise UserError(f"recipe key {key!r} cannot be swept: {why}; give one value")
     ray = {key: options for key, options in values.items() if key.startswith("ray.")}
-    for key, options in ray.items():
-        if len(options) > 1:
-            raise UserError(f"recipe key {key!r} cannot be swept: it changes no result; give one value")
     keys = sorted((key for key in values if key not in ray), key=_rank)
     federations = tuple(
         dict.fromkeys(
@@ -162,6 +171,13 @@ def check(federation: Federation) -> None:
         )
     if federation.val == "none" and federation.save == "best":
         raise UserError('save = "best" goes by validation accuracy, and val = "none" holds no samples out; use "last"')
+    if federation.save == "best" and "val" not in federation.evaluate.on:
+        raise UserError(
+            "recipe key 'save': \"best\" is by validation accuracy, but [evaluate] on = "
+            f'{list(federation.evaluate.on)} leaves validation out; add "val", or use save = "last"'
+        )
+    if federation.val == "none" and federation.evaluate.main == "val":
+        raise UserError('[evaluate] on = ["val"]: val = "none" holds no samples out; add "test" or "local_test"')
     for table in (federation.pretrain, federation.train):
         augmentation(table.augment)
         SCHEDULES.build(table.schedule)
@@ -214,7 +230,7 @@ def _options(key: str, value: Any) -> list[Any]:
     if isinstance(value, Mapping):
         return list(specs_of(key, value))
     if not isinstance(value, list):
-        return [value]
+        return [(value,)] if key in LISTS and isinstance(value, str) else [value]
     if key in LISTS:
         nested = any(isinstance(item, list) for item in value)
         return [tuple(item) if isinstance(item, list) else item for item in value] if nested else [tuple(value)]

@@ -159,7 +159,8 @@ class _Runs:
 
         def on_round(number: int, rows: list[Row]) -> None:
             journal.append(number, rows if number else [*rows, *skew_rows(federation)])
-            accuracy[number] = mean_accuracy(rows)
+            if (mean := mean_accuracy(rows, federation.evaluate.main)) is not None:
+                accuracy[number] = mean
             self.profile.add(federation, number, rounds.seconds)
             self.queue.started(federation)
             with self._lock:
@@ -179,7 +180,8 @@ class _Runs:
                 journal.begin()
                 rounds = Rounds(federation, load_holdings, state)
             else:
-                accuracy[0] = mean_accuracy(journal.rows(0))
+                started = mean_accuracy(journal.rows(0), federation.evaluate.main)
+                accuracy |= {} if started is None else {0: started}
             rounds.start(lane.grid, lane.nodes, on_round, on_start=on_start)
         except Interrupted:
             return
@@ -196,8 +198,11 @@ class _Runs:
             self.watcher.finished(federation, accuracy)
 
 
-def mean_accuracy(rows: list[Row]) -> float:
-    """Mean test accuracy of the clients, or of the server's model in rounds in which no client is evaluated."""
-    accuracies = [(client, value) for client, split, metric, value in rows if (split, metric) == ("test", "accuracy")]
+def mean_accuracy(rows: list[Row], split: str) -> float | None:
+    """Mean accuracy of the clients on a split, or of the server's model where no client is evaluated.
+
+    None in rounds in which nobody is.
+    """
+    accuracies = [(client, value) for client, where, metric, value in rows if (where, metric) == (split, "accuracy")]
     values = [value for client, value in accuracies if client >= 0] or [value for _, value in accuracies]
-    return sum(values) / len(values)
+    return sum(values) / len(values) if values else None

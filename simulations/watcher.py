@@ -26,7 +26,10 @@ class Watcher:
         """A round is complete."""
 
     def finished(self, federation: Federation, accuracy: dict[int, float]) -> None:
-        """A federation is complete. accuracy: mean test accuracy, by round, of the start and of the rounds run now."""
+        """A federation is complete.
+
+        accuracy: mean accuracy on `federation.evaluate.main`, by round, of the start and of evaluated rounds run now.
+        """
 
     def failed(self, federation: Federation, why: str) -> None:
         """A federation has failed."""

@@ -213,10 +213,15 @@ class Watched(Holdings):
     seen: list[Weights] = field(default_factory=list)
 
     def evaluate(
-        self, model: nn.Module, started_right: Tensor | None, detailed: bool = False, compute: Compute = PLAIN
+        self,
+        model: nn.Module,
+        started_right: Tensor | None,
+        detailed: bool = False,
+        compute: Compute = PLAIN,
+        whole: bool = True,
     ) -> Evaluation:
         self.seen.append(weights(model))
-        return super().evaluate(model, started_right, detailed, compute)
+        return super().evaluate(model, started_right, detailed, compute, whole)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ def gain_against(
     label: str,
     *,
     styles: Mapping[str, Look] | None = None,
+    split: str = "test",
 ) -> Axes:
     """Δ of every method against another of its scores, both with intervals where they have some.
 
@@ -54,5 +55,5 @@ def gain_against(
     keep_within(ax, *(RATE if metric(column).unit == "share" else CHANGE), across=True)
     keep_within(ax, *CHANGE)
     ax.set_xlabel(label)
-    ax.set_ylabel("Δ test accuracy, points")
+    ax.set_ylabel(f"Δ {split} accuracy, points")
     return ax

@@ -13,6 +13,7 @@ from analysis.drawing.picture import Sheet
 from analysis.drawing.style import INK, Look, labels, looks
 from analysis.figure import Block, Figure
 from analysis.results import units
+from analysis.results.evaluated import main_split
 
 
 class AccuracyBytes(Figure):
@@ -21,9 +22,9 @@ class AccuracyBytes(Figure):
     def sheets(self, block: Block) -> Iterator[Sheet]:
         yield Sheet(
             "Accuracy against communication",
-            "Mean test accuracy against the bytes sent so far by and to all clients, tuning included. "
-            "A point is a round, the large one the last round with its interval; methods are set a "
-            "few pixels apart where costs agree. Dashed horizontals send "
+            f"Mean {block.split} accuracy against the bytes sent so far by and to all clients, tuning included. "
+            f"{block.summary.evaluated.curves}A point is a round, the large one the last round with its interval; "
+            "methods are set a few pixels apart where costs agree. Dashed horizontals send "
             f"nothing, the dotted one is the start. {block.lines} {block.several}",
             block.curves(accuracy_against_bytes),
         )
@@ -37,7 +38,7 @@ def accuracy_against_bytes(
     table: pd.DataFrame,
     ax: Axes,
     *,
-    split: str = "test",
+    split: str | None = None,
     level: float = 0.95,
     styles: Mapping[str, Look] | None = None,
 ) -> Axes:
@@ -49,6 +50,7 @@ def accuracy_against_bytes(
     logarithmic when costs differ by more than a factor of 30; the start, at 0 bytes, is then outside, and a
     dotted line marks its accuracy.
     """
+    split = split or main_split(table)
     styles = styles or looks(list(table["method"].unique()))
     names = labels(list(styles))
     curves = mean_curves(table, split, level)

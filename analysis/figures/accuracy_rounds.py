@@ -11,6 +11,7 @@ from analysis.drawing.curves import accuracy_axis, draw_end, draw_line, in_order
 from analysis.drawing.picture import Sheet
 from analysis.drawing.style import QUIET, Look, labels, looks
 from analysis.figure import Block, Figure
+from analysis.results.evaluated import main_split
 from analysis.results.values import frozen_teachers, start_rounds
 
 
@@ -22,8 +23,8 @@ class AccuracyRounds(Figure):
         axis = f"Frozen teachers ({frozen}): knowledge travels once, so later rounds are local epochs. "
         yield Sheet(
             "Accuracy against rounds",
-            "Mean test accuracy over clients, or of the global model where the server holds one; round 0 is the "
-            f"common start. {block.lines} {axis * bool(frozen)}{block.several}",
+            f"Mean {block.split} accuracy over clients, or of the global model where the server holds one; round 0 is "
+            f"the common start. {block.summary.evaluated.curves}{block.lines} {axis * bool(frozen)}{block.several}",
             block.curves(accuracy_against_rounds),
         )
 
@@ -35,18 +36,19 @@ def accuracy_against_rounds(
     table: pd.DataFrame,
     ax: Axes,
     *,
-    split: str = "test",
+    split: str | None = None,
     level: float = 0.95,
     styles: Mapping[str, Look] | None = None,
 ) -> Axes:
     """Mean accuracy at every round, round 0 being the common start.
 
-    table: one panel, as `load` gives it. styles: looks by method where several panels are to agree. With one
-    seed there is no band; with more than six methods the bands would hide each other, and bars to the right
-    of the last round take their place. The x axis says "rounds (local epochs)" when some method's teachers
-    are frozen: its knowledge travelled once, and later rounds are local training with it. A dotted vertical is the
-    last round of a consolidated start.
+    table: one panel, as `load` gives it. split: by default the main one. styles: looks by method where several panels
+    are to agree. With one seed there is no band; with more than six methods the bands would hide each other, and bars
+    to the right of the last round take their place. The x axis says "rounds (local epochs)" when some method's
+    teachers are frozen: its knowledge travelled once, and later rounds are local training with it. A dotted vertical
+    is the last round of a consolidated start.
     """
+    split = split or main_split(table)
     styles = styles or looks(list(table["method"].unique()))
     names = labels(list(styles))
     curves = mean_curves(table, split, level)

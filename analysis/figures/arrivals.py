@@ -23,7 +23,7 @@ class Arrivals(Figure):
         reached = arrivals(others, targets)
         yield Sheet(
             f"Rounds to {percent(SHARE, 0)} % of {REFERENCE}",
-            arrivals_caption(split, targets.notes),
+            arrivals_caption(split, targets.notes, block.summary.evaluated.delay),
             block.panels(arrivals_against, reached, styles=block.styles),
             width=3.5,
         )

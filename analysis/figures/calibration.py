@@ -21,8 +21,8 @@ class Calibration(Figure):
         if block.differs("ece"):
             yield Sheet(
                 "Calibration",
-                "Expected calibration error on test, mean over clients and seeds, with its interval; shorter is "
-                "better.",
+                f"Expected calibration error on {block.split}, mean over clients and seeds, with its interval; shorter "
+                "is better.",
                 block.panels(calibration_bars, score="ece"),
                 width=4.0,
                 height=block.height,

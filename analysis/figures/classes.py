@@ -34,8 +34,8 @@ class Classes(Figure):
         for number, part in enumerate([[panel] for panel in panels] if wide else [panels], start=1):
             yield Sheet(
                 "Change of every class",
-                "Δ test accuracy of each class between the start and the last round, in points, mean over clients "
-                "and seeds; blue rose, vermilion fell. Colours agree between panels.",
+                f"Δ {block.split} accuracy of each class between the start and the last round, in points, mean over "
+                "clients and seeds; blue rose, vermilion fell. Colours agree between panels.",
                 part,
                 part=str(number) if wide and len(panels) > 1 else "",
                 height=block.height,

@@ -22,9 +22,9 @@ class Clients(Figure):
             return
         yield Sheet(
             "Who gains and who pays",
-            "Δ test accuracy of every client's own model in every seed, in points. Box: first to third quartile with "
-            "the median; line: worst to best client.",
-            block.panels(client_spread, gains, styles=block.styles),
+            f"Δ {block.split} accuracy of every client's own model in every seed, in points. Box: first to third "
+            "quartile with the median; line: worst to best client.",
+            block.panels(client_spread, gains, styles=block.styles, split=block.split),
             width=4.0,
             height=block.height,
             legend=False,
@@ -35,7 +35,9 @@ class Clients(Figure):
 _MOST_DOTS = 120
 
 
-def client_spread(gains: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
+def client_spread(
+    gains: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None, split: str = "test"
+) -> Axes:
     """The Δ of every client in every seed: a dot each, and a box from the first to the third quartile with the
     median; whiskers reach the worst and the best client. The mean alone hides who pays for it.
 
@@ -57,5 +59,5 @@ def client_spread(gains: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] |
             ax.plot(values, row + offset, marker="o", markersize=2.6, alpha=0.65, color=colour, linestyle="none")
     ax.axvline(0, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
     method_axis(ax, pd.DataFrame({"method": methods}))
-    ax.set_xlabel("Δ test accuracy of each client, points")
+    ax.set_xlabel(f"Δ {split} accuracy of each client, points")
     return ax

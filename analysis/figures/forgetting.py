@@ -13,8 +13,8 @@ class Forgetting(Figure):
         if block.differs("forgetting"):
             yield Sheet(
                 "Forgetting against gain",
-                "Across: accuracy on the client's own distribution lost since round 0; up: gain on the common test "
-                "set. Top left gains without forgetting. Bars: intervals over seeds.",
+                "Across: accuracy on the client's own distribution lost since round 0; up: gain in "
+                f"{block.split} accuracy. Top left gains without forgetting. Bars: intervals over seeds.",
                 block.scatter("forgetting", "forgetting on the own distribution, points"),
                 width=4.0,
             )

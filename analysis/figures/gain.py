@@ -21,10 +21,10 @@ class Gain(Figure):
         if block.results:
             yield Sheet(
                 "Gain over the start",
-                "Δ = final minus start test accuracy, in points, mean over clients or of the global model. "
+                f"Δ = final minus start {block.split} accuracy, in points, mean over clients or of the global model. "
                 f"{block.lines} Intervals that overlap do not mean no difference: the paired differences are in the "
                 "table.",
-                block.panels(delta_intervals, styles=block.styles),
+                block.panels(delta_intervals, styles=block.styles, split=block.split),
                 width=4.0,
                 height=block.height,
                 legend=False,
@@ -32,8 +32,10 @@ class Gain(Figure):
             )
 
 
-def delta_intervals(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
-    """A dot and its interval for each method's Δ, the gain in mean test accuracy over the start.
+def delta_intervals(
+    rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None, split: str = "test"
+) -> Axes:
+    """A dot and its interval for each method's Δ, the gain in mean accuracy over the start.
 
     rows: columns method, delta, delta_low, delta_high, as `compare` gives them. With one seed there is no
     interval and the dot is hollow.
@@ -70,5 +72,5 @@ def delta_intervals(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] 
     ax.axvline(0, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
     method_axis(ax, rows)
     keep_within(ax, *CHANGE, across=True)
-    ax.set_xlabel("Δ test accuracy since the start, points")
+    ax.set_xlabel(f"Δ {split} accuracy since the start, points")
     return ax

@@ -20,17 +20,17 @@ class Knowledge(Figure):
         if block.results and block.rows["gained"].notna().any():
             yield Sheet(
                 "Knowledge gained and lost",
-                "Shares of all test samples whose prediction went from wrong to right (gained) "
-                f"and from right to wrong (lost) between the start and the last round, "
+                f"Shares of all {block.split} samples whose prediction went from wrong to right (gained) "
+                "and from right to wrong (lost) between the start and the last round, "
                 f"mean over clients and {block.seeds}.",
-                block.panels(gained_and_lost),
+                block.panels(gained_and_lost, split=block.split),
                 width=4.0,
                 height=block.height,
                 same_x=True,
             )
 
 
-def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
+def gained_and_lost(rows: pd.DataFrame, ax: Axes, *, split: str = "test") -> Axes:
     """Diverging bars: right, the share of test samples that went from wrong to right since the start; left,
     those that went from right to wrong. The diamond is their difference, Δ.
 
@@ -67,5 +67,5 @@ def gained_and_lost(rows: pd.DataFrame, ax: Axes) -> Axes:
     most, least = (float(np.nan_to_num(rows[name].max())) for name in ("gained", "lost"))
     room = 0.32 * max(most, least, 1e-3)
     ax.set_xlim(-least - room, most + room)
-    ax.set_xlabel("share of test samples, points")
+    ax.set_xlabel(f"share of {split} samples, points")
     return ax

@@ -24,10 +24,10 @@ class LossKeep(Figure):
         if any(len(each) for each in levels.values()):
             yield Sheet(
                 "Loss against the share kept",
-                "Bits per byte of the test text at the last round against α, the share of the data that was learnt "
-                "from, mean over clients and seeds; bars: intervals over seeds.",
+                f"Bits per byte of the {block.split} text at the last round against α, the share of the data that was "
+                "learnt from, mean over clients and seeds; bars: intervals over seeds.",
                 [
-                    (block.name("partition", name), partial(loss_against_keep, each))
+                    (block.name("partition", name), partial(loss_against_keep, each, split=block.split))
                     for name, each in levels.items()
                     if len(each)
                 ],
@@ -36,7 +36,7 @@ class LossKeep(Figure):
             )
 
 
-def loss_against_keep(levels: pd.DataFrame, ax: Axes) -> Axes:
+def loss_against_keep(levels: pd.DataFrame, ax: Axes, *, split: str = "test") -> Axes:
     """Loss at the last round against α, the share of the data that was kept; bars are intervals over seeds.
 
     levels: as `keep_levels` gives them.
@@ -57,5 +57,5 @@ def loss_against_keep(levels: pd.DataFrame, ax: Axes) -> Axes:
             label=names[method],
         )
     ax.set_xlabel("α, share kept")
-    ax.set_ylabel(f"{TEXT.label} on test")
+    ax.set_ylabel(f"{TEXT.label} on {split}")
     return ax

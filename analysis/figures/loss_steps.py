@@ -22,12 +22,13 @@ class LossSteps(Figure):
         if not block.results or TEXT.name not in set(block.table["metric"]):
             return
         curves = {name: steps_curves(part) for name, part in block.measured.items()}
+        draw = partial(loss_against_steps, styles=block.styles, split=block.split)
         yield Sheet(
             "Loss against steps",
-            "Bits per byte of the test text after so many optimiser steps, mean over clients and seeds; bars at the "
-            "end: intervals over seeds. The start is left out.",
+            f"Bits per byte of the {block.split} text after so many optimiser steps, mean over clients and seeds; "
+            f"bars at the end: intervals over seeds. The start is left out. {block.summary.evaluated.gaps}".strip(),
             [
-                (block.name("partition", name), partial(loss_against_steps, block.shown(each), styles=block.styles))
+                (block.name("partition", name), partial(draw, block.shown(each)))
                 for name, each in curves.items()
                 if len(each)
             ],
@@ -36,7 +37,9 @@ class LossSteps(Figure):
         )
 
 
-def loss_against_steps(curves: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
+def loss_against_steps(
+    curves: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None, split: str = "test"
+) -> Axes:
     """Loss of every method against the optimiser steps so far; bars at the end are intervals over seeds.
 
     curves: as `steps_curves` gives them, of one panel. The untrained start is left out: beside it, all look alike.
@@ -62,5 +65,5 @@ def loss_against_steps(curves: pd.DataFrame, ax: Axes, *, styles: Mapping[str, L
         )
     ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     ax.set_xlabel("optimiser steps")
-    ax.set_ylabel(f"{TEXT.label} on test")
+    ax.set_ylabel(f"{TEXT.label} on {split}")
     return ax

@@ -23,15 +23,18 @@ class Models(Figure):
         styles = looks(list(dict.fromkeys(str(name) for name in models["model"])))
         yield Sheet(
             "Gain of every architecture",
-            "Δ test accuracy of the clients that hold each model, mean over them, with the interval over seeds.",
-            block.panels(gain_by_model, models, styles=styles),
+            f"Δ {block.split} accuracy of the clients that hold each model, mean over them, with the interval over "
+            "seeds.",
+            block.panels(gain_by_model, models, styles=styles, split=block.split),
             width=4.0,
             height=block.height,
             same_x=True,
         )
 
 
-def gain_by_model(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
+def gain_by_model(
+    rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None, split: str = "test"
+) -> Axes:
     """Δ of each architecture of a heterogeneous federation under every method, with intervals over seeds.
 
     rows: columns method, model, delta, delta_low, delta_high, as `breakdown.model_scores` gives them, of one panel.
@@ -57,7 +60,7 @@ def gain_by_model(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | 
         )
     ax.axvline(0, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
     method_axis(ax, pd.DataFrame({"method": methods}))
-    ax.set_xlabel("Δ test accuracy since round 0, points")
+    ax.set_xlabel(f"Δ {split} accuracy since round 0, points")
     return ax
 
 

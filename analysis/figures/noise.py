@@ -27,15 +27,22 @@ class Noise(Figure):
             return
         yield Sheet(
             "Accuracy against teacher noise",
-            "Test accuracy at the last round against the share of wrong labels that the noisy clients were trained "
-            "on, mean over clients and seeds; bars: intervals over seeds.",
-            [("all partitions", partial(accuracy_against_noise, block.shown(levels), styles=block.styles))],
+            f"{block.split.capitalize()} accuracy at the last round against the share of wrong labels that the noisy "
+            "clients were trained on, mean over clients and seeds; bars: intervals over seeds.",
+            [
+                (
+                    "all partitions",
+                    partial(accuracy_against_noise, block.shown(levels), styles=block.styles, split=block.split),
+                )
+            ],
             width=5.0,
             height=3.4,
         )
 
 
-def accuracy_against_noise(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None) -> Axes:
+def accuracy_against_noise(
+    rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str, Look] | None = None, split: str = "test"
+) -> Axes:
     """Final accuracy of every method against the rate of wrong labels, with intervals over seeds.
 
     rows: columns noise, method, accuracy, accuracy_low, accuracy_high, as `noise_levels` gives them.
@@ -65,5 +72,5 @@ def accuracy_against_noise(rows: pd.DataFrame, ax: Axes, *, styles: Mapping[str,
         axis.set_major_formatter(FuncFormatter(lambda share, _: percent(share, 0)))
     keep_within(ax, *RATE)
     ax.set_xlabel("wrong labels of noisy clients (%)")
-    ax.set_ylabel("test accuracy (%)")
+    ax.set_ylabel(f"{split} accuracy (%)")
     return ax

@@ -27,10 +27,10 @@ class MeanRanks(Figure):
         shown = replace(ranks, table=ranks.table.rename(index=partial(block.name, "method")))
         yield Sheet(
             "Mean ranks",
-            "Final test accuracy ranked in each (partition, seed), 1 is best, ties averaged; bounds are not ranked. "
-            f"Bars reach half of Nemenyi's critical difference ({ranks.critical:.2f}) to either side: methods whose "
-            "bars do not overlap differ; the band holds those that the first is not told from. Partitions share their "
-            "seeds, so the test takes the blocks for more independent than they are.",
+            f"Final {block.split} accuracy ranked in each (partition, seed), 1 is best, ties averaged; bounds are not "
+            f"ranked. Bars reach half of Nemenyi's critical difference ({ranks.critical:.2f}) to either side: methods "
+            "whose bars do not overlap differ; the band holds those that the first is not told from. Partitions share "
+            "their seeds, so the test takes the blocks for more independent than they are.",
             [("all partitions", partial(rank_diagram, shown, styles=block.styles))],
             height=rows_height(shown.table.index),
             width=5.0,

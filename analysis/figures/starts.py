@@ -35,8 +35,9 @@ class Starts(Figure):
                 title = " · ".join(map(str, values))
                 panels.append((title, partial(arrivals_against, panel, by="start", styles=styles)))
         if panels:
+            caption = arrivals_caption(split, targets.notes, block.summary.evaluated.delay)
             yield Sheet(
                 f"Rounds to {percent(SHARE, 0)} % of {REFERENCE} by start",
-                f"Lines are starts; rounds of a consolidation count. {arrivals_caption(split, targets.notes)}",
+                f"Lines are starts; rounds of a consolidation count. {caption}",
                 panels,
             )

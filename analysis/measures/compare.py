@@ -12,8 +12,10 @@ from analysis.measures.starts import pretrained_starts
 from analysis.measures.summary import Summary, orders
 from analysis.measures.targets import default_target, reaches
 from analysis.measures.warnings import comparison_warnings, unfinished_warning
+from analysis.results.evaluated import Evaluated, main_split
 from analysis.results.names import Names
 from analysis.results.table import finished, setting_columns
+from analysis.results.values import round_means
 from analysis.statistics.censoring import Reach, median_reach
 from analysis.statistics.comparisons import baseline_of, family_verdicts, is_bound, loses_less, paired_values
 from analysis.statistics.intervals import CHANGE, RATE, ROUNDING, interval, paired_gaps
@@ -26,7 +28,7 @@ def compare(
     study: Mapping[str, Any] | None = None,
     baseline: str = "local",
     target: float | None = None,
-    target_split: str = "test",
+    target_split: str | None = None,
     level: float = 0.95,
 ) -> Summary:
     """Compare the methods of a study over its finished federations.
@@ -34,7 +36,8 @@ def compare(
     table: as `load` gives it. study: as `read_study` gives it; only the order of methods and partitions is
     taken from it, and what the recipe calls its arms. target: accuracy in [0, 1]; by default that of
     `targets.default_target` in each partition.
-    target_split: where the curve towards the target is read.
+    target_split: where the curve towards the target is read; by default the main split, whose accuracy all columns are
+    about: "test" unless the study left it out.
 
     Columns of `rows`, accuracies and shares in [0, 1]: the settings; `seeds`; `start_accuracy`, `start_from`;
     `accuracy`, `chosen_accuracy`, `delta`, `ece`, `forgetting`, `difference` (to the baseline, paired over seeds),
@@ -69,7 +72,10 @@ def compare(
         for method, cell in panel.groupby("method", sort=False):
             rows.append(named | {"method": method} | _row(cell, level) | dict(versus.loc[str(method)]))
     frame = _ordered(pd.DataFrame(rows, columns=None if rows else keys), keys, orders(study or {}))
-    summary = Summary(frame, scores, settings, baseline, level, target, pretrained_starts(done), names=names)
+    split = main_split(table)
+    evaluated = Evaluated.of(round_means(table, split=split), split, table.attrs.get("samples", 0))
+    starts = pretrained_starts(done)
+    summary = Summary(frame, scores, settings, baseline, level, target, starts, names=names, evaluated=evaluated)
     return replace(summary, warnings=(*unfinished_warning(table, done, study or {}), *comparison_warnings(summary)))
 
 

@@ -12,7 +12,7 @@ from analysis.statistics.intervals import intervals
 _KEEP = re.compile(r"\bkeep=([0-9.eE+-]+)")
 
 
-def steps_curves(table: pd.DataFrame, metric: str = TEXT.name, split: str = "test") -> pd.DataFrame:
+def steps_curves(table: pd.DataFrame, metric: str = TEXT.name, split: str | None = None) -> pd.DataFrame:
     """A row for each method and round: columns method, round, steps, mean, low and high of the metric over seeds.
 
     table: one panel, as `load` gives it. Steps are those since the start, mean over clients.

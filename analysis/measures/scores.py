@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.results.evaluated import main_split
 from analysis.results.metrics import SENT
 from analysis.results.values import (
     SERVER,
@@ -48,6 +49,8 @@ QUALITIES = [
 def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
     """One row a federation, indexed by its id: its settings, and
 
+    Accuracy is that on the main split (`evaluated.main_split`), the common test set unless the study left it out.
+
     - `last_round`, `start_rounds` (those of a consolidated start, which come first); `start_accuracy`, `accuracy`:
       test accuracy at the start and at the last round, mean over clients, or that of the global model where there is
       one (`values.client_values`); `delta` = accuracy − start_accuracy. The start is the first round that counts what
@@ -79,24 +82,29 @@ def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
     table = table.astype({"metric": "category", "split": "category"})
     result = settings_of(table)
     last = last_rounds(table).reindex(result.index)
-    test = round_means(table)
+    split = main_split(table)
+
+    def means(metric: str) -> "pd.Series[float]":
+        return round_means(table, metric, split)
+
+    accuracy = means("accuracy")
     result["last_round"] = last
     result["start_rounds"] = start_rounds(table).reindex(result.index)
-    begun = _first_rounds(round_means(table, "gained")).reindex(last.index).fillna(0)
-    result["start_accuracy"], result["start_from"] = _at(test, begun), _started_from(table, begun)
-    result["accuracy"] = _at(test, last)
+    begun = _first_rounds(means("gained")).reindex(last.index).fillna(0)
+    result["start_accuracy"], result["start_from"] = _at(accuracy, begun), _started_from(table, begun, split)
+    result["accuracy"] = _at(accuracy, last)
     result["delta"] = result["accuracy"] - result["start_accuracy"]
     result["chosen_round"] = _chosen_rounds(round_means(table, split="val")).reindex(result.index)
-    result["chosen_accuracy"] = _at(test, result["chosen_round"])
+    result["chosen_accuracy"] = _at(accuracy, result["chosen_round"])
     for share in ("gained", "lost"):
-        result[share] = _at(round_means(table, share), last)
-    bits = round_means(table, "bits_per_byte")
+        result[share] = _at(means(share), last)
+    bits = means("bits_per_byte")
     result["bits_per_byte"], result["start_bits_per_byte"] = _at(bits, last), _at(bits, last * 0)
-    calibration = round_means(table, "ece")
+    calibration = means("ece")
     result["start_ece"] = _at(calibration, _first_rounds(calibration).reindex(last.index))
     result["ece"] = _at(calibration, last)
-    result = result.join(_clients(table, last)).join(_forgetting(table))
-    ruled = result.index.isin(has_global_model(table))
+    result = result.join(_clients(table, last, split)).join(_forgetting(table))
+    ruled = result.index.isin(has_global_model(table, split))
     result["personal_accuracy"] = result.pop("client_mean").where(ruled)
     for name in ("agreement", "teacher_accuracy", "teacher_loss"):
         seen = round_means(table, name, "transfer").dropna().sort_index().groupby(level="federation")
@@ -106,12 +114,12 @@ def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
     return result.join(_costs(table, result.index))
 
 
-def client_changes(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+def client_changes(table: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
     """One row for each federation and client that learns: `before` and `after`, accuracy of the client's own model
-    on `split` at the first round that measured it and at the federation's last round, and `delta` = after − before;
-    index (federation, client). The first round is 0, or the one in which the clients took up a consolidated start.
-    Clients that were measured but once, or not at the end, are left out."""
-    values = local_values(table, "accuracy", split).reset_index("round").dropna()
+    on `split`, or on the main one, at the first round that measured it and at the federation's last round, and
+    `delta` = after − before; index (federation, client). The first round is 0, or the one in which the clients took up
+    a consolidated start. Clients that were measured but once, or not at the end, are left out."""
+    values = local_values(table, "accuracy", split or main_split(table)).reset_index("round").dropna()
     last = last_rounds(table).reindex(values.index.get_level_values("federation")).to_numpy()
     first = values.groupby(level=["federation", "client"])["round"].transform("min")
     before = values.loc[(values["round"] == first) & (values["round"] < last), "value"]
@@ -120,14 +128,14 @@ def client_changes(table: pd.DataFrame, split: str = "test") -> pd.DataFrame:
     return both.assign(delta=both["after"] - both["before"])
 
 
-def _clients(table: pd.DataFrame, last: "pd.Series[Any]") -> pd.DataFrame:
-    values = local_values(table, "accuracy", "test").reset_index("round")
+def _clients(table: pd.DataFrame, last: "pd.Series[Any]", split: str) -> pd.DataFrame:
+    values = local_values(table, "accuracy", split).reset_index("round")
     if values.empty:
         # Nothing but the server was measured: its one value is at once the worst and the best there is.
-        values = client_values(table, "accuracy", "test").reset_index("round")
+        values = client_values(table, "accuracy", split).reset_index("round")
     ended = values["round"] == last.reindex(values.index.get_level_values("federation")).to_numpy()
     final = values.loc[ended, "value"].groupby(level="federation")
-    improved = (client_changes(table)["delta"] > ROUNDING).astype("float64")
+    improved = (client_changes(table, split)["delta"] > ROUNDING).astype("float64")
     return pd.DataFrame(
         {
             "worst_client": final.min(),
@@ -165,9 +173,9 @@ def _at(values: "pd.Series[float]", rounds: "pd.Series[Any]") -> "pd.Series[floa
     return values.reindex(keys).droplevel("round").reindex(rounds.index)
 
 
-def _started_from(table: pd.DataFrame, begun: "pd.Series[Any]") -> "pd.Series[str]":
+def _started_from(table: pd.DataFrame, begun: "pd.Series[Any]", split: str) -> "pd.Series[str]":
     """Whose accuracy the start of each federation is."""
-    rows = client_values(table, "accuracy", "test").reset_index(["round", "client"])
+    rows = client_values(table, "accuracy", split).reset_index(["round", "client"])
     rows = rows[rows["round"] == begun.reindex(rows.index).to_numpy()]
     holders = rows.groupby(level="federation")["client"].agg(["min", "size"]).reindex(begun.index)
     consolidated = start_rounds(table).reindex(begun.index) > 0

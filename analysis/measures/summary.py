@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.measures.starts import Starts
+from analysis.results.evaluated import Evaluated
 from analysis.results.names import Names
 
 
@@ -36,6 +37,8 @@ class Summary:
     warnings: tuple[str, ...] = ()
     names: Names = field(default_factory=Names)
     """What the recipe calls its methods and the values of other keys."""
+    evaluated: Evaluated = field(default_factory=Evaluated)
+    """On what, and how often, models were evaluated: which accuracy is meant."""
 
     @property
     def reference(self) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from analysis.results.evaluated import main_split
 from analysis.results.names import Names, base_name
 from analysis.results.table import setting_columns
 from analysis.results.units import percent
@@ -36,12 +37,12 @@ class Targets:
     """Where the reference was missing and what stands in for it."""
 
 
-def absolute_targets(table: pd.DataFrame, accuracy: float, split: str = "test") -> Targets:
+def absolute_targets(table: pd.DataFrame, accuracy: float, split: str | None = None) -> Targets:
     """The same accuracy for all. Raises ValueError when it is not in [0, 1]."""
     if not 0 <= accuracy <= 1:
         raise ValueError(f"target is an accuracy between 0 and 1, found {accuracy}")
     names = pd.Index(table["federation"].unique(), name="federation")
-    return Targets(pd.Series(accuracy, index=names, dtype="float64"), split)
+    return Targets(pd.Series(accuracy, index=names, dtype="float64"), split or main_split(table))
 
 
 def default_target(scores: pd.DataFrame, baseline: str | None) -> float:
@@ -63,14 +64,14 @@ def default_target(scores: pd.DataFrame, baseline: str | None) -> float:
 
 def reading_split(table: pd.DataFrame) -> str:
     """Where curves towards a target are best read: "val" where the server scores every federation on a common
-    validation set, else "test".
+    validation set, else the main split: "test" unless the study left it out.
 
     A local validation set follows the client's own distribution. Under skew a client that knows nothing else is
     already near `pooled` on it, every target is met at round 0 and nothing is compared.
     """
     rows = table[(table["split"] == "val") & (table["metric"] == "accuracy")]
     common = len(rows) and (rows["client"] < 0).all() and set(rows["federation"]) == set(table["federation"])
-    return "val" if common else "test"
+    return "val" if common else main_split(table)
 
 
 def share_targets(table: pd.DataFrame, share: float, of: str = REFERENCE, split: str = "val") -> Targets:
@@ -117,13 +118,14 @@ def _matched(final: pd.DataFrame, reference: pd.DataFrame, keys: Sequence[str]) 
     return pd.Series(known.reindex(where).to_numpy(), index=final.index, dtype="float64")
 
 
-def reaches(table: pd.DataFrame, targets: "pd.Series[float]", split: str = "test") -> pd.DataFrame:
+def reaches(table: pd.DataFrame, targets: "pd.Series[float]", split: str | None = None) -> pd.DataFrame:
     """When each federation's mean accuracy first reached its target.
 
     targets: indexed by federation. Columns `rounds_to_target`, `bytes_to_target`: a `Reach` each, indexed by
     federation; the bytes are those of all clients up to and including that round. Rounds and bytes of a consolidated
     start are counted like all others, and nothing arrives before it is complete: what the server scores until then is
     no model that anybody was given. Federations without a target or a curve are left out.
+    Only evaluated rounds are known: a target counts as reached in the first of them that shows it.
     """
     curves = round_means(table, split=split)
     begun = start_rounds(table).reindex(curves.index.get_level_values("federation"))
@@ -209,10 +211,10 @@ def _end(group: Sequence[Reach]) -> float:
     return last if any(reach == (last, False) for reach in group) else np.inf
 
 
-def arrivals_caption(split: str, notes: Sequence[str]) -> str:
-    """What a figure of arrivals at `SHARE` of the reference shows. notes: those of `Targets`."""
+def arrivals_caption(split: str, notes: Sequence[str], delay: str = "") -> str:
+    """What a figure of arrivals at `SHARE` of the reference shows. notes: those of `Targets`; delay: of `Evaluated`."""
     return (
         f"Share of seeds whose {split} accuracy has reached {percent(SHARE, 0)} % of {REFERENCE}'s final one, on the "
         "same partition and seed: 1 − Kaplan-Meier survival. Vertical ticks: seeds lost from sight before they "
-        "arrived. Numbers: how many arrived. " + " ".join(notes)
+        "arrived. Numbers: how many arrived. " + delay + " ".join(notes)
     ).strip()

@@ -24,41 +24,42 @@ def rule(summary: Summary) -> str:
 
 
 def _accuracy(summary: Summary) -> str:
-    base = summary.reference
+    base, evaluated = summary.reference, summary.evaluated
     return (
-        "Test accuracy in percent, averaged over clients, or that of the global model where the server holds one, "
-        f"then over seeds. ± is the half-width of a {100 * summary.level:g} % Student-t interval over seeds, in "
-        f"brackets where it ends at 0 or 100; below {INTERVAL_FROM} seeds there is none, and of two the range is "
-        "given. start: where the rounds begin, the mean of the clients' own models, or the global model that the "
-        "server makes of them; Δ, gained and lost are counted from there. final: last round. Δ: final minus start, in "
-        f"points. vs {base}: paired difference on the same seeds, in points. {rule(summary)} p is the corrected one. "
+        f"{evaluated.split.capitalize()} accuracy in percent, averaged over clients, or that of the global model where "
+        f"the server holds one, then over seeds. ± is the half-width of a {100 * summary.level:g} % Student-t interval "
+        f"over seeds, in brackets where it ends at 0 or 100; below {INTERVAL_FROM} seeds there is none, and of two the "
+        "range is given. start: where the rounds begin, the mean of the clients' own models, or the global model that "
+        "the server makes of them; Δ, gained and lost are counted from there. final: last round. Δ: final minus start, "
+        f"in points. vs {base}: paired difference on the same seeds, in points. {rule(summary)} p is the corrected one. "
         f"“loses less than {base}”: better than {base}, and below its own start. bound: what could be reached; it is "
         "neither judged nor ranked. [0.33 × the steps]: a method that took another number of optimiser steps than "
-        f"{base}."
-    )
+        f"{base}. {evaluated.meaning}"
+    ).strip()
 
 
 def _detail(summary: Summary) -> str:
-    del summary
+    split, gaps = summary.evaluated.split, summary.evaluated.gaps
+    chooses = "the test set chooses nothing" if split != "val" else "it is the best one of its own choice"
     return (
-        "at val's choice: test accuracy in the round of best mean validation accuracy, ties to the earliest, round 0 "
-        "included; the test set chooses nothing. rank: mean rank over the seeds that all methods have, 1 is best. "
-        "gained, lost: share of test samples that went from wrong to right and from right to wrong, "
+        f"at val's choice: {split} accuracy in the round of best mean validation accuracy, ties to the earliest, round "
+        f"0 included; {chooses}. {gaps} rank: mean rank over the seeds that all methods have, 1 is best. "
+        f"gained, lost: share of {split} samples that went from wrong to right and from right to wrong, "
         "Δ = gained − lost. worst client: lowest final accuracy of any client's own model. "
         "success: share of clients with Δ > 0."
     )
 
 
 def _quality(summary: Summary) -> str:
-    del summary
+    split = summary.evaluated.split
     return (
-        "Means over clients, then over seeds. ece: expected calibration error on test, last round, in points. "
-        "personal: final test accuracy of the clients' own models beside a global one. spread: standard deviation "
-        "of final test accuracy over clients, range: best minus worst client, in points. forgetting: accuracy on "
+        f"Means over clients, then over seeds. ece: expected calibration error on {split}, last round, in points. "
+        f"personal: final {split} accuracy of the clients' own models beside a global one. spread: standard deviation "
+        f"of final {split} accuracy over clients, range: best minus worst client, in points. forgetting: accuracy on "
         "the client's own distribution at round 0 minus at the last round, in points; forgot: share of clients "
         "that lost there. agreement: share of transfer samples where student and merged teacher name the same "
         "class; teacher accuracy, teacher loss: the merged soft labels against the true transfer labels. bits per "
-        "byte: of test text, last round and start; it compares tokenisers."
+        f"byte: of {split} text, last round and start; it compares tokenisers."
     )
 
 
@@ -83,5 +84,6 @@ def _cost(summary: Summary) -> str:
         "back-propagated; computing: seconds, clients run side by side; tuning is charged in its own columns. "
         f"{pretraining * (starts.number > 0)}"
         f"Target: {target}; to target: Kaplan-Meier median over seeds; arrived: seeds that got there; "
-        "“>” marks a median that was not reached within the rounds run (censored, not dropped)."
-    )
+        "“>” marks a median that was not reached within the rounds run (censored, not dropped). "
+        f"{summary.evaluated.delay}"
+    ).strip()

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _STAMP = b"fedkd"
+_ATTRS: dict[str, Any] = {"rounds": {}, "numerics": 1, "samples": 0}
+"""What `load` says beside the rows, and what it was before it was said."""
 
 
 def load(directory: str | Path, *, everything: bool = False) -> pd.DataFrame:
@@ -44,7 +46,7 @@ def load(directory: str | Path, *, everything: bool = False) -> pd.DataFrame:
     list, every setting that takes more than one value. `transfer` is always a column when it varies: results with
     and without labels are never to be averaged. Sorted by settings, federation, round, client, split, metric.
     `table.attrs["rounds"]` maps each federation to its planned number of rounds; `table.attrs["numerics"]` is the
-    oldest version of fedkd's numbers among them.
+    oldest version of fedkd's numbers among them, `table.attrs["samples"]` the recipe key `evaluate.samples`.
 
     Raises ResultsError when the folder, a journal, study.json or the parquet file is missing or broken.
     """
@@ -200,7 +202,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     text = [name for name in table.columns if pd.api.types.is_string_dtype(table[name])]
     table = table.astype(dict.fromkeys(text, "str"))
     stamp = _read_stamp(path)
-    table.attrs |= {"rounds": stamp.get("rounds", {}), "numerics": stamp.get("numerics", 1)}
+    table.attrs |= {name: stamp.get(name, default) for name, default in _ATTRS.items()}
     return table
 
 
@@ -215,5 +217,6 @@ def _from_journals(directory: Path, *, everything: bool = False) -> pd.DataFrame
         raise ResultsError(f"{directory / 'journal'} has two journals of federation {min(twice)}; keep one")
     table = assemble(read, study, directory)
     table.attrs["rounds"] = {journal.federation: journal.rounds for journal in read}
+    table.attrs["samples"] = max((journal.settings.get("evaluate.samples", 0) for journal in read), default=0)
     table.attrs["numerics"] = min((journal.numerics for journal in read), default=1)
     return table

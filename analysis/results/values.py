@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.results.evaluated import main_split
 from analysis.results.journal import MODEL, ROW
 from analysis.results.metrics import SENT, member, members
 
@@ -26,9 +27,9 @@ def last_rounds(table: pd.DataFrame) -> "pd.Series[int]":
     return table.groupby("federation")["round"].max()
 
 
-def has_global_model(table: pd.DataFrame, split: str = "test") -> pd.Index:
-    """The federations whose server (client −1) has an accuracy on this split at their last round."""
-    return _global_from(table, split).index
+def has_global_model(table: pd.DataFrame, split: str | None = None) -> pd.Index:
+    """The federations whose server (client −1) has an accuracy on this split, or the main one, at their last round."""
+    return _global_from(table, split or main_split(table)).index
 
 
 def _global_from(table: pd.DataFrame, split: str) -> "pd.Series[int]":
@@ -58,18 +59,19 @@ def local_values(table: pd.DataFrame, metric: str, split: str) -> "pd.Series[flo
     return _indexed(rows[_learns(rows)]).droplevel("metric")
 
 
-def class_values(table: pd.DataFrame, split: str = "test") -> "pd.Series[float]":
+def class_values(table: pd.DataFrame, split: str | None = None) -> "pd.Series[float]":
     """Accuracy of every class, indexed by (metric, federation, round, client); the metric is the class. The same
     rows count as in `client_values`."""
     names = members(table["metric"].unique(), "accuracy")
-    rows = _counted(table, names, split)
+    rows = _counted(table, names, split or main_split(table))
     return _indexed(rows.assign(metric=rows["metric"].astype("str").map({name: member(name) for name in names})))
 
 
-def round_means(table: pd.DataFrame, metric: str = "accuracy", split: str = "test") -> "pd.Series[float]":
+def round_means(table: pd.DataFrame, metric: str = "accuracy", split: str | None = None) -> "pd.Series[float]":
     """One metric's mean over clients, indexed by (federation, round); the global model's value where there is one
     (see `client_values`)."""
-    return client_values(table, metric, split).groupby(level=["federation", "round"]).mean()
+    values = client_values(table, metric, split or main_split(table))
+    return values.groupby(level=["federation", "round"]).mean()
 
 
 def _counted(table: pd.DataFrame, metrics: Sequence[str], split: str) -> pd.DataFrame:

@@ -42,7 +42,10 @@ def added_defaults(owner: type[DataclassInstance]) -> MappingProxyType[str, Any]
 
 
 def identity(settings: DataclassInstance) -> dict[str, Any]:
-    """What names results made with these settings: all fields as plain values, without marked ones at their default."""
+    """What names results made with these settings: all fields as plain values, without marked ones at their default.
+
+    A table of which nothing is left is left out too.
+    """
     values = dataclasses.asdict(settings)
     for key, default in added_defaults(type(settings)).items():
         *tables, name = key.split(".")
@@ -51,4 +54,6 @@ def identity(settings: DataclassInstance) -> dict[str, Any]:
             table = table[inner]
         if table[name] == default:
             del table[name]
+        if tables and not table:
+            del values[tables[0]]
     return values

@@ -55,7 +55,7 @@ class _Visit:
     holdings: Holdings
     store: Path
     started_right: Tensor | None = None
-    """which test samples were right at the start"""
+    """which samples of the main split were right at the start"""
     report: Knowledge | None = None
     metrics: dict[tuple[str, str], float] = field(default_factory=dict)
     starting: float = 0.0
@@ -67,8 +67,8 @@ class _Visit:
 
     @property
     def evaluates(self) -> bool:
-        """Whether the client is evaluated: its model may have changed, and results show this exchange."""
-        return self.moment.begins or self.moment.phase in (Phase.START, Phase.ROUND)
+        """Whether the client is evaluated after this exchange."""
+        return self.schedule.is_evaluated(self.node.id, self.moment)
 
 
 def take_part(
@@ -165,12 +165,13 @@ def _evaluate(visit: _Visit) -> None:
     """Evaluate the client's model, and the teachers' predictions that it received."""
     node, moment = visit.node, visit.moment
     detailed = moment.phase is Phase.START or not visit.schedule.goes_on(node.id, moment)
-    evaluation = visit.holdings.evaluate(node.student, visit.started_right, detailed, node.compute)
+    whole = detailed or moment.begins
+    evaluation = visit.holdings.evaluate(node.student, visit.started_right, detailed, node.compute, whole)
     visit.metrics |= evaluation.metrics
     if evaluation.transfer_logits is not None:
         node.remember_transfer_logits(evaluation.transfer_logits)
     visit.started_right = evaluation.right if visit.started_right is None else visit.started_right
-    if moment.round > 0 and "logits" in visit.knowledge:
+    if moment.round > 0 and "logits" in visit.knowledge and visit.schedule.evaluates(moment):
         teachers = node.predictions(visit.knowledge)
         visit.metrics |= visit.holdings.evaluate_teacher(evaluation.transfer_logits, teachers)
 

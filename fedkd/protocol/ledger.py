@@ -76,6 +76,11 @@ def evaluations(metrics: Metrics) -> dict[tuple[str, str], float]:
     return {key: value for key, value in metrics.items() if kind(key[1]) is Kind.EVALUATION}
 
 
+def without_evaluations(metrics: Metrics) -> dict[tuple[str, str], float]:
+    """The other metrics."""
+    return {key: value for key, value in metrics.items() if kind(key[1]) is not Kind.EVALUATION}
+
+
 def absent_rows(client: int, evaluated: Metrics, rounds: int, detailed: bool) -> list[Row]:
     """The rows of a client that took no part for some rounds. Its model and so its evaluation have not changed.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -86,6 +87,12 @@ class Schedule:
 
     def _present(self, moment: Moment) -> frozenset[int]:
         """`participants` as a set, made once for each exchange, because each of many clients looks it up."""
+        if self.method.pools:
+            return frozenset((0,))
+        if moment.phase is Phase.START:
+            return self._all
+        if moment.phase is not Phase.ROUND or not self._draws:
+            return self._learners
         if moment.exchange not in self._sets:
             self._sets[moment.exchange] = frozenset(self._drawn(moment))
         return self._sets[moment.exchange]
@@ -94,15 +101,21 @@ class Schedule:
     def _sets(self) -> dict[int, frozenset[int]]:
         return {}
 
+    @cached_property
+    def _all(self) -> frozenset[int]:
+        return frozenset(range(self.federation.clients))
+
+    @cached_property
+    def _learners(self) -> frozenset[int]:
+        return frozenset(self.federation.learners)
+
+    @property
+    def _draws(self) -> bool:
+        """Whether only some of the learners take part in a round."""
+        return self.federation.participation < 1 and not self.method.pools
+
     def _drawn(self, moment: Moment) -> Iterable[int]:
-        federation = self.federation
-        if self.method.pools:
-            return (0,)
-        if moment.phase is Phase.START:
-            return range(federation.clients)
-        learners = federation.learners
-        if moment.phase is not Phase.ROUND or federation.participation == 1:
-            return learners
+        federation, learners = self.federation, self.federation.learners
         # Rounding makes products such as 0.7·10 slightly smaller than the whole number.
         number = max(1, int(federation.participation * len(learners) + 1e-9))
         order = torch.randperm(len(learners), generator=stream(federation.seed, "participation", moment.step))
@@ -110,9 +123,9 @@ class Schedule:
 
     def absent(self, moment: Moment) -> tuple[int, ...]:
         """Ids of the learners that take no part in this round, ascending."""
-        if moment.phase is not Phase.ROUND or self.method.pools or self.federation.participation == 1:
+        if moment.phase is not Phase.ROUND or not self._draws:
             return ()
-        return tuple(client for client in self.federation.learners if client not in self._present(moment))
+        return tuple(sorted(self._learners - self._present(moment)))
 
     def previous(self, client: int, moment: Moment) -> Moment:
         """The last exchange before this one in which the client took part. The client reads its state.
@@ -120,14 +133,54 @@ class Schedule:
         Raises:
             LookupError: the client has not taken part before.
         """
-        for earlier in reversed(self.moments[: moment.exchange]):
-            if client in self._present(earlier):
-                return earlier
-        raise LookupError(f"client {client} has taken part in no exchange before {moment.exchange}")
+        exchanges = self._exchanges(client)
+        earlier = bisect_left(exchanges, moment.exchange)
+        if not earlier:
+            raise LookupError(f"client {client} has taken part in no exchange before {moment.exchange}")
+        return self.moments[exchanges[earlier - 1]]
+
+    def following(self, client: int, moment: Moment) -> Moment | None:
+        """The next exchange after this one in which the client takes part; None: there is none."""
+        exchanges = self._exchanges(client)
+        later = bisect_right(exchanges, moment.exchange)
+        return self.moments[exchanges[later]] if later < len(exchanges) else None
 
     def goes_on(self, client: int, moment: Moment) -> bool:
         """Whether the client takes part in a later exchange."""
-        return any(client in self._present(later) for later in self.moments[moment.exchange + 1 :])
+        return self.following(client, moment) is not None
+
+    def _exchanges(self, client: int) -> Sequence[int]:
+        """Numbers of the exchanges in which a client takes part, ascending."""
+        if self._draws:
+            return self._drawn_exchanges.get(client, ())
+        if client in self._present(self.moments[-1]):
+            return range(len(self.moments))
+        return range(1) if client in self._present(self.moments[0]) else ()
+
+    @cached_property
+    def _drawn_exchanges(self) -> dict[int, list[int]]:
+        exchanges: dict[int, list[int]] = {client: [] for client in self._all}
+        for moment in self.moments:
+            for client in self._present(moment):
+                exchanges[client].append(moment.exchange)
+        return exchanges
+
+    def evaluates(self, moment: Moment) -> bool:
+        """Whether results show evaluations of this exchange: always at the start and in the last round."""
+        if moment.last or moment.phase not in (Phase.ROUND, Phase.HANDOVER):
+            return True
+        return moment.booked % self.federation.evaluate.every == 0
+
+    def is_evaluated(self, client: int, moment: Moment) -> bool:
+        """Whether a client is evaluated after an exchange: its model may have changed, and results show it.
+
+        They show it in every exchange that evaluates, until the client's next one: its model stays the same meanwhile.
+        """
+        if moment.phase in (Phase.HANDOVER, Phase.PREPARE):
+            return False
+        following = self.following(client, moment)
+        until = self.moments[moment.exchange : following.exchange if following else None]
+        return any(self.evaluates(shown) for shown in until)
 
     def merges(self, moment: Moment) -> bool:
         """Whether the server merges the reports of an exchange. After the last one nobody would read the result."""

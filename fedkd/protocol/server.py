@@ -18,7 +18,7 @@ from fedkd.node.holdings import Holdings, Row
 from fedkd.node.moment import Moment, Phase
 from fedkd.node.node import SERVER
 from fedkd.protocol.client import has_state
-from fedkd.protocol.ledger import Metrics, absent_rows, added, evaluations, rows_of
+from fedkd.protocol.ledger import Metrics, absent_rows, added, evaluations, rows_of, without_evaluations
 from fedkd.protocol.participant import participant
 from fedkd.protocol.schedule import Schedule
 from fedkd.protocol.start import packed_state
@@ -43,7 +43,7 @@ class Server:
         self._present: dict[int, int] = {}
         self._rows: list[Row] = []
         self._started_right: Tensor | None = None
-        """which test samples the server's model classified correctly at the start"""
+        """which samples of the main split the server's model classified correctly at the start"""
 
     def messages(self, moment: Moment) -> dict[int, Knowledge]:
         """The knowledge for each participant of an exchange."""
@@ -59,8 +59,9 @@ class Server:
         check_reports(reports, when)
         sent = self.messages(moment)
         rows: list[Row] = []
+        shown = self.schedule.evaluates(moment)
         for client in sorted(reports):
-            rows += rows_of(client, metrics[client])
+            rows += rows_of(client, metrics[client] if shown else without_evaluations(metrics[client]))
             rows.append((client, "", "bytes_down", float(sent[client].nbytes)))
             rows.append((client, "", "bytes_up", float(reports[client].nbytes)))
         self._node.moment = moment
@@ -130,8 +131,9 @@ class Server:
             # the place of an older one as it is: with a copy for each absent client, memory would grow with them.
             owed = self._pending.get(client)
             self._pending[client] = Knowledge({**owed, **bag}) if owed and not set(owed) <= set(bag) else bag
-        if (model := method.global_model(node)) is not None:
-            evaluation = self._holdings.evaluate(model, self._started_right, compute=node.compute)
+        if self.schedule.evaluates(moment) and (model := method.global_model(node)) is not None:
+            whole = moment.last or moment.round == 0 or self._started_right is None
+            evaluation = self._holdings.evaluate(model, self._started_right, compute=node.compute, whole=whole)
             self._started_right = evaluation.right if self._started_right is None else self._started_right
             node.records.update(evaluation.metrics)
 
@@ -148,7 +150,7 @@ class Server:
             if evaluated := evaluations(measured):
                 self._evaluated[client], self._present[client] = evaluated, moment.round
         rows: list[Row] = []
-        for client in self.schedule.absent(moment):
+        for client in self.schedule.absent(moment) if self.schedule.evaluates(moment) else ():
             rows += absent_rows(client, self._evaluated[client], moment.round - self._present[client], moment.last)
         return rows
 
@@ -161,13 +163,15 @@ class Server:
             asked = plan.begin(server, reports)
         else:
             asked = plan.proceed(server, moment.step, reports)
-        model = Knowledge(packed_state(server))
-        restored = restored_model(server.specs[0], server.shape, server.classes, unpacked(model))
-        evaluation = self._holdings.evaluate(restored, None, compute=server.compute)
-        server.records.update(
-            {key: value for key, value in evaluation.metrics.items() if key[1] in ("accuracy", "loss")}
-        )
-        if moment.step < self.schedule.handovers:
+        model, ends = Knowledge(packed_state(server)), moment.step >= self.schedule.handovers
+        if ends or self.schedule.evaluates(moment):
+            restored = restored_model(server.specs[0], server.shape, server.classes, unpacked(model))
+            whole = ends or moment.phase is Phase.START
+            evaluation = self._holdings.evaluate(restored, None, compute=server.compute, whole=whole)
+            server.records.update(
+                {key: value for key, value in evaluation.metrics.items() if key[1] in ("accuracy", "loss")}
+            )
+        if not ends:
             return asked
         server.state.clear()
         return dict.fromkeys(range(self.schedule.federation.clients), model)

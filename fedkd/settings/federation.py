@@ -15,6 +15,7 @@ from fedkd.base.added import ADDED
 from fedkd.base.catalogue import STRICT
 from fedkd.base.files import file_cache
 from fedkd.models import ARCHITECTURES, assignment
+from fedkd.settings.evaluation import Evaluation
 from fedkd.settings.training import Pretraining, Training
 
 
@@ -63,6 +64,8 @@ class Federation:
     """the [pretrain] table"""
     train: Training = Training()
     """the [train] table"""
+    evaluate: Evaluation = Evaluation()
+    """the [evaluate] table"""
 
     @cached_property
     def learners(self) -> tuple[int, ...]:
