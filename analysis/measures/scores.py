@@ -4,6 +4,7 @@ Seeds are the independent repetitions, clients are not, so everything is average
 inside a federation, before any interval is taken.
 """
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -83,10 +84,7 @@ def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
     result = settings_of(table)
     last = last_rounds(table).reindex(result.index)
     split = main_split(table)
-
-    def means(metric: str) -> "pd.Series[float]":
-        return round_means(table, metric, split)
-
+    means = partial(round_means, table, split=split)
     accuracy = means("accuracy")
     result["last_round"] = last
     result["start_rounds"] = start_rounds(table).reindex(result.index)
@@ -106,12 +104,7 @@ def federation_scores(table: pd.DataFrame) -> pd.DataFrame:
     result = result.join(_clients(table, last, split)).join(_forgetting(table))
     ruled = result.index.isin(has_global_model(table, split))
     result["personal_accuracy"] = result.pop("client_mean").where(ruled)
-    for name in ("agreement", "teacher_accuracy", "teacher_loss"):
-        seen = round_means(table, name, "transfer").dropna().sort_index().groupby(level="federation")
-        result[name] = seen.last().reindex(result.index)
-        if name == "agreement":
-            result["start_agreement"] = seen.first().reindex(result.index)
-    return result.join(_costs(table, result.index))
+    return result.join(_taught(table, result.index)).join(_costs(table, result.index))
 
 
 def client_changes(table: pd.DataFrame, split: str | None = None) -> pd.DataFrame:
@@ -154,6 +147,16 @@ def _forgetting(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {"forgetting": lost.groupby(level="federation").mean(), "forgot": forgot.groupby(level="federation").mean()}
     )
+
+
+def _taught(table: pd.DataFrame, federations: "pd.Index[Any]") -> pd.DataFrame:
+    scores = {}
+    for name in ("agreement", "teacher_accuracy", "teacher_loss"):
+        seen = round_means(table, name, "transfer").dropna().sort_index().groupby(level="federation")
+        scores[name] = seen.last().reindex(federations)
+        if name == "agreement":
+            scores["start_agreement"] = seen.first().reindex(federations)
+    return pd.DataFrame(scores)
 
 
 def _costs(table: pd.DataFrame, federations: "pd.Index[Any]") -> pd.DataFrame:

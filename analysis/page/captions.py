@@ -30,10 +30,10 @@ def _accuracy(summary: Summary) -> str:
         f"the server holds one, then over seeds. ± is the half-width of a {100 * summary.level:g} % Student-t interval "
         f"over seeds, in brackets where it ends at 0 or 100; below {INTERVAL_FROM} seeds there is none, and of two the "
         "range is given. start: where the rounds begin, the mean of the clients' own models, or the global model that "
-        "the server makes of them; Δ, gained and lost are counted from there. final: last round. Δ: final minus "
-        f"start, in points. vs {base}: paired difference on the same seeds, in points. {rule(summary)} p is the corrected "
-        f"one. “loses less than {base}”: better than {base}, and below its own start. bound: what could be reached; it is "
-        "neither judged nor ranked. [0.33 × the steps]: a method that took another number of optimiser steps than "
+        "the server makes of them; Δ, gained and lost are counted from there. final: last round. Δ: final minus start, "
+        f"in points. vs {base}: paired difference on the same seeds, in points. {rule(summary)} p is the corrected "
+        f"one. “loses less than {base}”: better than {base}, and below its own start. bound: what could be reached; it "
+        "is neither judged nor ranked. [0.33 × the steps]: a method that took another number of optimiser steps than "
         f"{base}. {evaluated.meaning}"
     ).strip()
 
