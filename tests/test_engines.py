@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import analysis
@@ -72,9 +73,12 @@ end, shared.begin, shared.close = shared.close, lambda ready: None, lambda: None
 engine.chosen = lambda *_: shared
 for width in widths:
     Study(recipe, out / str(width)).run("ray", lanes=width)
+Study(read(sys.argv[1], {SELDOM}), out / "seldom").run("ray", lanes=2)
 end()
 """
 """Several studies on one Ray: starting it takes longer than all of them together."""
+SELDOM = ["evaluate.every=2", "evaluate.samples=60", 'method=["kd", "dml"]']
+"""What makes a study that is evaluated seldom, and in part."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,16 @@ def on_ray(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of the study on Ray, in a folder for each number of lanes; nothing was cached before."""
     folder = tmp_path_factory.mktemp("ray")
     own = {"FEDKD_CACHE": str(folder / "cache")}
-    ended = Process(sys.executable, "-c", ON_RAY, recipe, folder, *LANES, cwd=folder, environment=own).ended()
+    ended = Process(
+        sys.executable,
+        "-c",
+        ON_RAY.replace("{SELDOM}", repr(SELDOM)),
+        recipe,
+        folder,
+        *LANES,
+        cwd=folder,
+        environment=own,
+    ).ended()
     assert ended == Ended(0, "", "")
     return folder
 
@@ -96,6 +109,16 @@ class TestEngines:
     @pytest.mark.parametrize("lanes", LANES)
     def test_ray_changes_no_number(self, lanes: int, on_ray: Path, reference: Path) -> None:
         assert_same_numbers(on_ray / str(lanes), reference)
+
+    def test_so_it_is_where_only_some_rounds_and_samples_are_evaluated(
+        self, recipe: Path, on_ray: Path, reference: Path, tmp_path: Path
+    ) -> None:
+        Study(read(str(recipe), SELDOM), tmp_path).run("inline")
+        assert_same_numbers(on_ray / "seldom", tmp_path)
+        seldom, always = (table.drop(columns="federation") for table in map(numbers, (tmp_path, reference)))
+        always = always[always["method"].isin(["kd", "dml"]) & always["round"].isin([0, 2])]
+        ends = seldom[seldom["round"].isin([0, 2])]
+        pd.testing.assert_frame_equal(ends.reset_index(drop=True), always.reset_index(drop=True), check_exact=True)
 
     def test_nothing_but_results_is_left(self, on_ray: Path, reference: Path) -> None:
         for folder in (reference, *(on_ray / str(lanes) for lanes in LANES)):
