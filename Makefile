@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test lint types check bench docs clean
+.PHONY: demo test lint types check bench gpu-bundle docs clean
 
 demo: $(READY)          ## the main job on embedded data: table, figures, report in results/quickstart
 	$(BIN)/fedkd run quickstart --report
@@ -24,9 +24,11 @@ types: $(READY)
 
 check: lint types test  ## what .ci/run does
 
-bench: $(READY)         ## what is fast, measured: see benchmarks/README.md
-	$(BIN)/python -m benchmarks.quickstart
-	$(BIN)/python -m benchmarks.floor
+bench: $(READY)         ## every ratio of docs/performance.md: make bench ARGS="--quick --data mnist.npz"
+	$(BIN)/python -m benchmarks $(ARGS)
+
+gpu-bundle: $(READY)    ## what a machine with plain PyTorch lacks to run benchmarks/gpu.py, in one folder
+	$(BIN)/python -m benchmarks.bundle gpu-bundle
 
 docs: $(READY)          ## pages and figures that are made from the code
 	$(BIN)/fedkd list --markdown > docs/catalogue.md
