@@ -114,7 +114,7 @@ class DML(Distilling):
     def loss(self, batch: Batch) -> Tensor:
         assert batch.student is not None
         assert batch.teacher is not None
-        peers = 1 if self.reduce == "mean" else len(batch.node.peers) + bool(self.class_teacher)
+        peers = 1 if self.reduce == "mean" else batch.node.peer_count + bool(self.class_teacher)
         return cross_entropy(batch.labelled, batch.labels) + peers * kl(
             batch.student, batch.teacher, weights=batch.weights
         )

@@ -33,11 +33,9 @@ class FedProx(FedAvg):
 
     def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
         client.student.load_state_dict(unpacked(knowledge))
-        parameters: list[Tensor] = list(client.student.parameters())
-        server = tuple(parameter.detach().clone() for parameter in parameters)
+        server = {name: parameter.detach().clone() for name, parameter in client.student.named_parameters()}
+        yield Fit(self.loss, labels=self.labels, fixed=server)
 
-        def loss(batch: Batch) -> Tensor:
-            pulls = [(mine - its).square().sum() for mine, its in zip(parameters, server, strict=True)]
-            return self.loss(batch) + self.mu / 2 * torch.stack(pulls).sum()
-
-        yield Fit(loss, labels=self.labels)
+    def loss(self, batch: Batch) -> Tensor:
+        pulls = [(mine - batch.fixed[name]).square().sum() for name, mine in batch.parameters.items()]
+        return super().loss(batch) + self.mu / 2 * torch.stack(pulls).sum()

@@ -113,10 +113,10 @@ class ReffAKD(Method):
 
     def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
         client.state[SOFT_LABELS] = knowledge[SOFT_LABELS].to(client.device)
-        yield Fit(self.loss, labels=self.labels)
+        yield Fit(self.loss, labels=self.labels, fixed={SOFT_LABELS: client.state[SOFT_LABELS]})
 
     def loss(self, batch: Batch) -> Tensor:
         # `kl` divides the teacher's logits by T, but q must not be softened.
-        teacher = batch.node.state[SOFT_LABELS][batch.labels] * self.temperature
+        teacher = batch.fixed[SOFT_LABELS][batch.labels] * self.temperature
         soft = kl(batch.labelled, teacher, self.temperature)
         return (1 - self.alpha) * cross_entropy(batch.labelled, batch.labels) + self.alpha * soft

@@ -94,6 +94,11 @@ class Node:
         return tuple(client for client in self.tutors if client != self.id)
 
     @property
+    def peer_count(self) -> int:
+        """Number of the other clients that may teach this one."""
+        return len(self.peers)
+
+    @property
     def student(self) -> Model:
         """The client's own model."""
         return self.models["student"]

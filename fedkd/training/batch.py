@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -72,6 +72,10 @@ class Batch:
     """(m,) bool: which targets were revised"""
     known: bool = False
     """whether the distilled samples are among the labelled ones: then they are the last m of them"""
+    parameters: Mapping[str, Tensor] = field(default_factory=dict)
+    """the student's parameters at this step, with gradients, by name"""
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    """the client's tensors that `Fit.fixed` names"""
 
     def ground_truth(self, distilled: float) -> Tensor:
         """(1 − distilled)·CE, a scalar; `distilled` is the share of distillation in the loss.
@@ -87,6 +91,7 @@ class Batch:
 
 
 Loss = Callable[[Batch], Tensor]
+"""A scalar that depends on nothing but the batch. Then clients can be trained together; otherwise one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +116,9 @@ class Fit:
     """how steps are taken; None: as the table `[train]` says"""
     purpose: str = "batches"
     """name of the random streams that batches are drawn from"""
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    """tensors of this client that the loss reads, such as the weights it is to stay near to; all clients have the same
+    names and shapes"""
 
     def numbers(self, node: Node) -> Numbers:
         """The step numbers for a client in its round. They depend on no state, so a resumed run has the same ones."""

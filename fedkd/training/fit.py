@@ -10,6 +10,7 @@ from torch import Tensor
 from fedkd.base.errors import DivergedError
 from fedkd.base.streams import seed_of
 from fedkd.node.node import Node
+from fedkd.settings.training import Optimisation
 from fedkd.tensors.draws import seeded, sources_of
 from fedkd.training.batch import Fit
 from fedkd.training.batches import Batches
@@ -42,5 +43,10 @@ def fit(node: Node, job: Fit) -> Tensor:
         node.samples += len(samples)
     node.steps += numbers.steps
     if not bool(total.isfinite()):
-        raise DivergedError(f"its training loss is not finite at lr = {settings.lr:g}")
+        raise diverged(settings)
     return total / max(numbers.steps, 1)
+
+
+def diverged(settings: Optimisation) -> DivergedError:
+    """The error of a training whose loss was not finite."""
+    return DivergedError(f"its training loss is not finite at lr = {settings.lr:g}")
