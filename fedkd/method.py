@@ -134,4 +134,12 @@ class Method:
             fit(client, job)
 
 
+def plan_of(method: Method, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
+    """One round of training at the client as a plan; empty where the method trains in a `learn` of its own."""
+    if type(method).learn is Method.learn:
+        yield from method.plan(client, knowledge)
+    else:
+        method.learn(client, knowledge)
+
+
 METHODS: Catalogue[Method] = Catalogue("method", "fedkd.methods", Method)

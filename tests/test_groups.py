@@ -40,12 +40,23 @@ def test_with_a_share_of_the_clients_too(method: str) -> None:
 
 @given(clients=st.sets(st.integers(0, 30), min_size=1), nodes=st.integers(1, 31))
 def test_every_client_is_served_once_and_groups_are_even(clients: set[int], nodes: int) -> None:
-    dealt = groups(sorted(clients), range(100, 100 + nodes), 31)
-    assert sorted(client for group in dealt.values() for client in group) == sorted(clients)
-    sizes = [len(group) for group in dealt.values()]
+    shared = groups([(client,) for client in sorted(clients)], range(100, 100 + nodes), 31)
+    assert sorted(client for group in shared.values() for client in group) == sorted(clients)
+    sizes = [len(group) for group in shared.values()]
     assert max(sizes) - min(sizes) <= 1
     if nodes == 31:
-        assert all(group == (node - 100,) for node, group in dealt.items())
+        assert all(group == (node - 100,) for node, group in shared.items())
+
+
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=9), nodes=st.integers(1, 40))
+def test_a_stack_is_never_divided_unless_clients_are_at_their_own_nodes(sizes: list[int], nodes: int) -> None:
+    ids = iter(range(sum(sizes)))
+    stacks = [tuple(next(ids) for _ in range(size)) for size in sizes]
+    shared = groups(stacks, range(nodes), sum(sizes), at_home=False)
+    assert sorted(client for group in shared.values() for client in group) == list(range(sum(sizes)))
+    assert all(any(set(stack) <= set(group) for group in shared.values()) for stack in stacks)
+    alone = groups(stacks, range(sum(sizes)), sum(sizes), at_home=True)
+    assert alone == {client: (client,) for client in range(sum(sizes))}
 
 
 class Counting(InlineGrid):

@@ -57,7 +57,7 @@ def cache(own_cache: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> P
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     """Watches what is trained."""
     watching = Trainings()
-    monkeypatch.setattr("fedkd.training.pretrain.fit", watching)
+    monkeypatch.setattr("fedkd.training.stacked.fit", watching)
     return watching
 
 
@@ -216,7 +216,7 @@ class TestConvergence:
     @staticmethod
     def epochs(losses: Iterator[float], monkeypatch: pytest.MonkeyPatch) -> float:
         """How many epochs are trained where each ends with the next of `losses`."""
-        monkeypatch.setattr("fedkd.training.pretrain.fit", lambda *_, **__: torch.tensor(next(losses)))
+        monkeypatch.setattr("fedkd.training.stacked.fit", lambda *_, **__: torch.tensor(next(losses)))
         return pretrain(node(), model(), MODEL, Pretraining(epochs="converged")).epochs
 
     def test_a_loss_that_stands_still_ends_it_after_ten_more_epochs(self) -> None:
@@ -264,7 +264,7 @@ def train_and_count(folder: Path, together: Barrier) -> None:
 
     together.wait(60)
     trained = model()
-    with patch("fedkd.training.pretrain.fit", slowly):
+    with patch("fedkd.training.stacked.fit", slowly):
         pretrain(node(), trained, MODEL, SHORT)
     torch.save(weights(trained), folder / f"{os.getpid()}.weights")
 

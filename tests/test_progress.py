@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flwr.app import Message, RecordDict
 from rich.console import Console
+from torch import Tensor
 
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining
 from fedkd.tensors.compute import CPU
-from fedkd.training.pretrain import _train
+from fedkd.training.batch import Fit
+from fedkd.training.pretrain import _epochs
 from simulations import progress
 from simulations.engine import InlineGrid
 from simulations.progress import Bar
@@ -151,11 +154,11 @@ def test_a_study_tells_of_each_client_that_has_started(tmp_path: Path, monkeypat
     trained: list[int] = []
     watched = Told()
 
-    def counting(*arguments: Any) -> int:
+    def counting(*arguments: Any) -> Generator[Fit, Tensor, int]:
         trained.append(len(watched.calls))
-        return _train(*arguments)
+        return _epochs(*arguments)
 
-    monkeypatch.setattr("fedkd.training.pretrain._train", counting)
+    monkeypatch.setattr("fedkd.training.pretrain._epochs", counting)
     settings = {"models": "mlp(hidden=[8])", "clients": 3, "rounds": 1, "pretrain": {"epochs": 1}}
     recipe = expand("study", {"method": ["local", "kd"]} | settings)
     assert recipe.federations[0].pretrain == Pretraining(epochs=1)

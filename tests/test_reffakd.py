@@ -289,8 +289,7 @@ class TestCut:
 def loss_of(method: ReffAKD | LabelSmoothing, q: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """The method's loss of a batch, under given soft labels."""
     at = node()
-    at.state[SOFT_LABELS] = q
-    return method.loss(Batch(at, logits, labels, None, None, None))
+    return method.loss(Batch(at, logits, labels, None, None, None, fixed={SOFT_LABELS: q}))
 
 
 class TestLoss:

@@ -262,7 +262,7 @@ class TestWhatItCosts:
             time.sleep(0.02)
             return fit(*arguments, **named)
 
-        monkeypatch.setattr("fedkd.training.pretrain.fit", slowly)
+        monkeypatch.setattr("fedkd.training.stacked.fit", slowly)
         kept = [undisturbed(federation(method, seed=6))[0] for method in (LOCAL, ONCE)]
         for name in ("epochs", "steps", "samples", "seconds"):
             first, second = (each.per_client(f"pretrain_{name}", 0) for each in kept)

@@ -19,6 +19,12 @@ class Stopwatch:
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
         self._last = now
 
+    def resume(self, seconds: float) -> None:
+        """Go on after work that several pieces shared since the last lap; `seconds` of it are this one's."""
+        shared = time.perf_counter() - self._last - seconds
+        self._began += shared
+        self._last += shared
+
     @property
     def total(self) -> float:
         """Seconds since the beginning."""

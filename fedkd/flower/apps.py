@@ -16,7 +16,8 @@ from fedkd.base.stopwatch import Stopwatch
 from fedkd.data import cache_root
 from fedkd.flower import wire
 from fedkd.node.holdings import Loader
-from fedkd.protocol.client import forget, set_up_process, take_part
+from fedkd.protocol.client import Reply, forget, set_up_process
+from fedkd.protocol.together import take_part_together
 from fedkd.settings.federation import Federation
 
 RAISED = 2
@@ -61,20 +62,19 @@ def client_app(load: Loader) -> ClientApp:
 
 
 def _serve(request: wire.Request, load: Loader, run_id: int) -> wire.Answer:
-    """Run one exchange of every client of the group, one after the other. A failing client does not stop the others."""
+    """Run one exchange of every client of the group. A failing client does not stop the others."""
     watch = Stopwatch()
     set_up_process()
     look_beside(list(request.beside))
     federation = Federation.from_json(request.federation)
     store, answer = _store(request.store, run_id), wire.Answer()
-    for client, knowledge in request.knowledge.items():
-        # Caught here, a failure has the same text in all engines; each engine would wrap the exception differently.
-        try:
-            held = load(federation, client)
-            answer.replies[client] = take_part(federation, client, request.exchange, knowledge, held, store)
-        except Exception as error:
-            logging.getLogger("flwr").exception("client %d failed", client)
-            answer.failures[client] = reason(error)
+    for client, outcome in take_part_together(federation, request.exchange, request.knowledge, load, store):
+        # Caught there, a failure has the same text in all engines; each engine would wrap the exception differently.
+        if isinstance(outcome, Reply):
+            answer.replies[client] = outcome
+        else:
+            logging.getLogger("flwr").error("client %d failed", client, exc_info=outcome)
+            answer.failures[client] = reason(outcome)
     for reply in answer.replies.values():
         for part, seconds in reply.seconds.items():
             answer.seconds[part] = answer.seconds.get(part, 0.0) + seconds

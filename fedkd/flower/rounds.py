@@ -62,11 +62,13 @@ class Rounds:
         """The messages of one exchange, one for each node that is needed.
 
         If there is a node for each client, client i is at `nodes[i]`. Otherwise the clients that take part are
-        distributed over the nodes in turn.
+        distributed over the nodes in turn, and so are stacks that a shared store allows to be served by any node. A
+        stack is divided only where each client is at its own node.
         """
         self._began = time.perf_counter()
         knowledge = self.server.messages(self.schedule.moments[exchange])
-        self._groups = groups(tuple(knowledge), nodes, self.federation.clients)
+        stacks = self.schedule.stacks(self.schedule.moments[exchange], self.server.shape, knowledge)
+        self._groups = groups(stacks, nodes, self.federation.clients, at_home=self.store is None)
         store = None if self.store is None else str(self.store)
         messages = []
         for node, clients in self._groups.items():
@@ -181,12 +183,21 @@ class Rounds:
         return received
 
 
-def groups(clients: Sequence[int], nodes: Sequence[int], everybody: int) -> dict[int, tuple[int, ...]]:
-    """The clients of each node: client i at `nodes[i]` if there are `everybody` nodes, else distributed in turn."""
-    if len(nodes) >= everybody:
-        return {nodes[client]: (client,) for client in clients}
-    shared = {node: tuple(clients[at :: len(nodes)]) for at, node in enumerate(nodes)}
-    return {node: group for node, group in shared.items() if group}
+def groups(
+    stacks: Sequence[Sequence[int]], nodes: Sequence[int], everybody: int, *, at_home: bool = True
+) -> dict[int, tuple[int, ...]]:
+    """The clients of each node: client i at `nodes[i]`, or whole stacks distributed in turn, the largest first.
+
+    The former is so where there are `everybody` nodes; stacks of several clients allow it only if it must be so,
+    because clients are `at_home` at their own nodes.
+    """
+    clients = [client for stack in stacks for client in stack]
+    if len(nodes) >= everybody and (at_home or len(stacks) == len(clients)):
+        return {nodes[client]: (client,) for client in sorted(clients)}
+    shared: dict[int, list[int]] = {node: [] for node in nodes}
+    for at, stack in enumerate(sorted(stacks, key=lambda stack: (-len(stack), stack[0]))):
+        shared[nodes[at % len(nodes)]] += stack
+    return {node: tuple(sorted(group)) for node, group in shared.items() if group}
 
 
 def _used_up(replies: list[Message]) -> Iterator[Message]:

@@ -45,7 +45,7 @@ class StateLostError(RuntimeError):
 
 
 @dataclass(eq=False)
-class _Visit:
+class Visit:
     """One client in one exchange: the values that the functions of the phases read and change."""
 
     schedule: Schedule
@@ -54,6 +54,7 @@ class _Visit:
     knowledge: Knowledge
     holdings: Holdings
     store: Path
+    watch: Stopwatch
     started_right: Tensor | None = None
     """which samples of the main split were right at the start"""
     report: Knowledge | None = None
@@ -83,16 +84,34 @@ def take_part(
         StateLostError: the client's last exchange left no readable state.
         DivergedError: the training loss or a weight is not finite.
     """
-    watch = Stopwatch()
+    visit = arrive(federation, client, exchange, knowledge, holdings, store)
+    _PHASES[visit.moment.phase](visit)
+    return leave(visit)
+
+
+def arrive(
+    federation: Federation, client: int, exchange: int, knowledge: Knowledge, holdings: Holdings, store: Path
+) -> Visit:
+    """The beginning of an exchange, up to what the phase does: the client has the state of its last exchange."""
     schedule = schedule_of(federation)
     moment, device = schedule.moments[exchange], best_device()
+    watch = Stopwatch()
     holdings = holdings.to(device)
     node = participant(schedule, client, holdings, moment, device)
-    visit = _Visit(schedule, moment, node, knowledge, holdings, store)
+    visit = Visit(schedule, moment, node, knowledge, holdings, store, watch)
     if moment.phase is not Phase.START:
         _restore(visit)
     watch.lap("state")
-    _PHASES[moment.phase](visit)
+    return visit
+
+
+def leave(visit: Visit) -> Reply:
+    """The end of an exchange: evaluate the model, report, write the state.
+
+    Raises:
+        DivergedError: a weight is not finite.
+    """
+    node, moment, schedule, watch = visit.node, visit.moment, visit.schedule, visit.watch
     check_weights(node.student)
     watch.lap("training")
     if visit.evaluates:
@@ -100,7 +119,7 @@ def take_part(
     watch.lap("evaluation")
     if moment.begins:
         schedule.method.setup(node)
-    if client in schedule.reporters(moment):
+    if node.id in schedule.reporters(moment):
         _report(visit)
     watch.lap("reports")
     _keep(visit)
@@ -112,47 +131,56 @@ def take_part(
     return Reply(visit.report, metrics, watch.seconds)
 
 
-def _start(visit: _Visit) -> None:
+def _start(visit: Visit) -> None:
     """Make the first model: initialised at random, from a checkpoint, or pre-trained on the client's samples."""
+    build(visit)
+    began, spent, node = time.perf_counter(), Spent(), visit.node
+    if visit.federation.start != "random":
+        spent = pretrain(node, node.student, node.specs[node.id], visit.federation.pretrain)
+    book_start(visit, spent, time.perf_counter() - began)
+
+
+def build(visit: Visit) -> None:
+    """The client's first model, as its weights are drawn or brought."""
     federation, node, holdings = visit.federation, visit.node, visit.holdings
-    spec = federation.client_models[node.id]
     owner = "common" if federation.init == "common" else f"client {node.id}"
     node.models["student"] = build_model(
-        spec, holdings.shape, holdings.classes, federation.seed, f"init/{owner}", node.id
+        node.specs[node.id], holdings.shape, holdings.classes, federation.seed, f"init/{owner}", node.id
     )
     node.student.to(node.device)
-    began, spent = time.perf_counter(), Spent()
-    if federation.start != "random":
-        spent = pretrain(node, node.student, spec, federation.pretrain)
-    visit.starting = time.perf_counter() - began
+
+
+def book_start(visit: Visit, spent: Spent, seconds: float) -> None:
+    """Record the cost of a pre-training that took `seconds` now; from a cache it takes less than it cost."""
+    visit.starting = seconds
     visit.metrics |= {("", f"pretrain_{name}"): float(value) for name, value in asdict(spent).items()}
-    visit.metrics["", "parameters"] = sum(parameter.numel() for parameter in node.student.parameters())
+    visit.metrics["", "parameters"] = sum(parameter.numel() for parameter in visit.node.student.parameters())
 
 
-def _hand_over(visit: _Visit) -> None:
+def _hand_over(visit: Visit) -> None:
     """Distil and pass the model on, if it is this client's turn."""
     plan = visit.schedule.consolidation
     assert plan is not None
     visit.report = plan.hand_over(visit.node, visit.knowledge) if visit.knowledge else None
 
 
-def _take_up(visit: _Visit) -> None:
+def _take_up(visit: Visit) -> None:
     """Replace the client's model by the common one."""
     visit.node.student.load_state_dict(unpacked(visit.knowledge))
     visit.knowledge = Knowledge()
 
 
-def _prepare(visit: _Visit) -> None:
+def _prepare(visit: Visit) -> None:
     visit.knowledge = predicted(visit.node, visit.knowledge)
     visit.schedule.method.prepare(visit.node, visit.knowledge)
 
 
-def _learn(visit: _Visit) -> None:
+def _learn(visit: Visit) -> None:
     visit.knowledge = predicted(visit.node, visit.knowledge)
     visit.schedule.method.learn(visit.node, visit.knowledge)
 
 
-_PHASES: dict[Phase, Callable[[_Visit], None]] = {
+_PHASES: dict[Phase, Callable[[Visit], None]] = {
     Phase.START: _start,
     Phase.HANDOVER: _hand_over,
     Phase.TAKE_UP: _take_up,
@@ -161,7 +189,7 @@ _PHASES: dict[Phase, Callable[[_Visit], None]] = {
 }
 
 
-def _evaluate(visit: _Visit) -> None:
+def _evaluate(visit: Visit) -> None:
     """Evaluate the client's model, and the teachers' predictions that it received."""
     node, moment = visit.node, visit.moment
     detailed = moment.phase is Phase.START or not visit.schedule.goes_on(node.id, moment)
@@ -176,7 +204,7 @@ def _evaluate(visit: _Visit) -> None:
         visit.metrics |= visit.holdings.evaluate_teacher(evaluation.transfer_logits, teachers)
 
 
-def _report(visit: _Visit) -> None:
+def _report(visit: Visit) -> None:
     """Make the client's report: that of the method, or that of the consolidation at the start."""
     if visit.moment.begins or visit.moment.phase in (Phase.PREPARE, Phase.ROUND):
         visit.report = visit.schedule.method.report(visit.node)
@@ -185,7 +213,7 @@ def _report(visit: _Visit) -> None:
         visit.report = visit.schedule.consolidation.report(visit.node)
 
 
-def _restore(visit: _Visit) -> None:
+def _restore(visit: Visit) -> None:
     """Load the state of the client's last exchange from its disk."""
     node = visit.node
     before = visit.schedule.previous(node.id, visit.moment)
@@ -202,11 +230,11 @@ def _restore(visit: _Visit) -> None:
         visit.knowledge = Knowledge({**under("kept/", state), **visit.knowledge})
 
 
-def _keeps_knowledge(visit: _Visit) -> bool:
+def _keeps_knowledge(visit: Visit) -> bool:
     return visit.schedule.method.keeps and visit.moment.phase in (Phase.PREPARE, Phase.ROUND)
 
 
-def _keep(visit: _Visit) -> None:
+def _keep(visit: Visit) -> None:
     """Write the state that the client's next exchange needs, and its model if the recipe asks for it."""
     node, schedule, store = visit.node, visit.schedule, visit.store
     goes_on = schedule.goes_on(node.id, visit.moment)

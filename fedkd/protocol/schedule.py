@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,9 +14,11 @@ from fedkd.base.files import file_cache
 from fedkd.base.streams import stream
 from fedkd.channels.contract import CHANNELS, Channel
 from fedkd.method import METHODS, Method
+from fedkd.models.architecture import Shape
 from fedkd.node.moment import Moment, Phase
 from fedkd.protocol.start import Consolidate, consolidation
 from fedkd.settings.federation import Federation
+from fedkd.training.stack_size import stack_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +122,24 @@ class Schedule:
         number = max(1, int(federation.participation * len(learners) + 1e-9))
         order = torch.randperm(len(learners), generator=stream(federation.seed, "participation", moment.step))
         return [learners[int(i)] for i in order[:number]]
+
+    def stacks(self, moment: Moment, shape: Shape, among: Collection[int]) -> list[tuple[int, ...]]:
+        """The participants of an exchange by stacks: clients of one model, ascending, that may train in lockstep.
+
+        They follow from models and clients alone, so that neither workers nor machines change a number; of each stack
+        only those that are `among` some clients are given. `shape` is that of the samples.
+        """
+        by_model: dict[str, list[int]] = {}
+        for client in self.participants(moment):
+            by_model.setdefault(self.federation.client_models[client], []).append(client)
+        sizes = {spec: stack_size(self.federation.train, spec, shape) for spec in by_model}
+        stacks = (
+            ids[start : start + sizes[spec]]
+            for spec, ids in by_model.items()
+            for start in range(0, len(ids), sizes[spec])
+        )
+        present = (tuple(client for client in stack if client in among) for stack in stacks)
+        return [stack for stack in present if stack]
 
     def absent(self, moment: Moment) -> tuple[int, ...]:
         """Ids of the learners that take no part in this round, ascending."""

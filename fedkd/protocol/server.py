@@ -14,6 +14,7 @@ from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.scopes import numbered, scoped, under
 from fedkd.knowledge.weights import unpacked
 from fedkd.models import restored_model
+from fedkd.models.architecture import Shape
 from fedkd.node.holdings import Holdings, Row
 from fedkd.node.moment import Moment, Phase
 from fedkd.node.node import SERVER
@@ -44,6 +45,11 @@ class Server:
         self._rows: list[Row] = []
         self._started_right: Tensor | None = None
         """which samples of the main split the server's model classified correctly at the start"""
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the samples."""
+        return self._holdings.shape
 
     def messages(self, moment: Moment) -> dict[int, Knowledge]:
         """The knowledge for each participant of an exchange."""

@@ -59,6 +59,9 @@ class Training(Optimisation):
     """local epochs a round, of ⌈private samples / batch_size⌉ steps each"""
     steps: Annotated[int, Ge(0)] = 0
     """optimiser steps a round; 0 counts in epochs"""
+    stack: Annotated[Annotated[int, Ge(1)] | Literal["auto"], ADDED] = 1
+    """clients of one model that one worker trains in lockstep, in the pre-training and in searches too, where one node
+    serves several; "auto": as many as have been measured to pay for the model and the size of its inputs"""
 
     def steps_a_round(self, samples: int) -> int:
         """Optimiser steps in one round of a client with this many private samples."""

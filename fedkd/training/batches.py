@@ -44,8 +44,7 @@ class Batches:
         self._common = common if self._reads_common or on_common else None
         self._change = None if on_private else augmentation(self._settings.augment)
         size = self._settings.batch_size
-        private, common = (0 if data is None else min(size, len(data)) for data in (self._private, self._common))
-        self.sizes = (private, common)
+        self.sizes = _most(size, self._private), _most(size, self._common)
         """private and common samples of every step"""
         self._parameters = dict(node.student.named_parameters())
 
@@ -69,7 +68,7 @@ class Batches:
         else:
             x = torch.stack([self._inputs(first + step, private[step], common[step]) for step in range(steps)])
         rows = self.rows(private.flatten(), common.flatten())
-        return x, {name: values.unflatten(0, (steps, -1)) for name, values in rows.items()}
+        return x, {name: values.reshape(steps, -1, *values.shape[1:]) for name, values in rows.items()}
 
     def seen(self, outputs: Tensor, samples: Samples) -> Batch:
         """The `Batch` that the loss reads, from the network's outputs for the samples of one step."""
@@ -136,13 +135,17 @@ class Batches:
         if data is None or not steps:
             return torch.empty(steps, 0, dtype=torch.int64, device=self._node.device)
         n = len(data)
-        size = min(self._settings.batch_size, n)
+        size = _most(self._settings.batch_size, data)
         start, stop = first * size, (first + steps) * size
         passes = range(start // n, -(-stop // n))
         order = [torch.randperm(n, generator=self._node.rng(f"{self._job.purpose}/{kind}", part)) for part in passes]
         skipped = start % n
         drawn = torch.cat(order)[skipped : skipped + steps * size].view(steps, size)
         return drawn.to(self._node.device, non_blocking=True)
+
+
+def _most(size: int, data: Data | None) -> int:
+    return 0 if data is None else min(size, len(data))
 
 
 def _labels(data: Data | None, index: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,19 +13,21 @@ import torch
 from torch import Tensor
 
 from fedkd.base.added import identity
+from fedkd.base.disk import alone
 from fedkd.base.errors import DivergedError
 from fedkd.base.spec import own_code
-from fedkd.base.store import cached_tensors, content_key
+from fedkd.base.store import cached_tensors, content_key, read_tensors, write_tensors
 from fedkd.data import cache_root
+from fedkd.knowledge.scopes import scoped, under
 from fedkd.models import ARCHITECTURES, Model
 from fedkd.node.node import Node
 from fedkd.settings.training import Pretraining
 from fedkd.tensors.evaluate import accuracy, mean_loss
 from fedkd.tensors.losses import cross_entropy
 from fedkd.tensors.samples import Data
-from fedkd.training.batch import Fit
+from fedkd.training.batch import Batch, Fit
 from fedkd.training.finite import check_weights
-from fedkd.training.fit import fit
+from fedkd.training.together import train_together
 
 SCHEMA = 2
 """Increase it when the same settings train to other weights. Older cache files are then not used any more."""
@@ -64,34 +67,83 @@ def pretrain(client: Node, model: Model, name: str, settings: Pretraining) -> Sp
         return Spent()
 
     def make() -> dict[str, Tensor]:
-        # A separate node, because this training must not change the client's counters or random streams.
-        training = replace(client.training, precision=settings.precision, compile=settings.compile)
-        scratch = Node(client.id, client.clients, client.seed, training, client.classes, client.data)
-        scratch.device, scratch.models["student"] = client.device, model
-        began = time.perf_counter()
-        try:
-            epochs = _train(scratch, client.val, settings)
-            check_weights(model)
-        except DivergedError as error:
-            raise DivergedError(f"in pre-training, {error}") from error
-        spent = [epochs, scratch.steps, scratch.samples, time.perf_counter() - began]
-        return {**model.state_dict(), _SPENT: torch.tensor(spent, dtype=torch.float64)}
+        scratch = _scratch(client, model, settings)
+        (made,) = train_together([scratch], [_training(scratch, settings)])
+        if isinstance(made, Exception):
+            raise made
+        return dict(made)
 
-    start = cached_tensors(_path(client, model, name, settings), make)
-    epochs, steps, samples, seconds = start.pop(_SPENT).tolist()
-    model.load_state_dict(start)
+    return _taken(model, cached_tensors(_path(client, model, name, settings), make))
+
+
+def pretrain_stack(
+    clients: Sequence[Node], models: Sequence[Model], name: str, settings: Pretraining
+) -> list[Spent | Exception]:
+    """`pretrain` for clients whose models have one spec, in lockstep; the cache has one file for all of them.
+
+    Returns what it cost each client, or the exception that ended it. Where there is one, nothing is cached.
+    """
+    settings = settings.settled(ARCHITECTURES.build(name).brings_weights)
+    if settings.epochs == 0:
+        return [Spent() for _ in clients]
+    paths = [_path(client, model, name, settings) for client, model in zip(clients, models, strict=True)]
+    path = paths[0].with_name(f"{content_key(*(each.name for each in paths))}.safetensors")
+    with alone(path):
+        stored = read_tensors(path)
+        if stored is None:
+            scratches = [_scratch(client, model, settings) for client, model in zip(clients, models, strict=True)]
+            plans = [_training(scratch, settings, len(clients)) for scratch in scratches]
+            made = train_together(scratches, plans)
+            finished = {number: each for number, each in enumerate(made) if not isinstance(each, Exception)}
+            stored = {}
+            for number, each in finished.items():
+                stored |= scoped(f"{number}/", each)
+            if len(finished) < len(clients):
+                taken = {number: _taken(models[number], each) for number, each in finished.items()}
+                return [taken.get(number, each) for number, each in enumerate(made)]
+            write_tensors(path, stored)
+    return [_taken(model, under(f"{number}/", stored)) for number, model in enumerate(models)]
+
+
+def _scratch(client: Node, model: Model, settings: Pretraining) -> Node:
+    """A separate node, because this training must not change the client's counters or random streams."""
+    training = replace(client.training, precision=settings.precision, compile=settings.compile)
+    scratch = Node(client.id, client.clients, client.seed, training, client.classes, client.data, client.val)
+    scratch.device, scratch.models["student"] = client.device, model
+    return scratch
+
+
+def _training(scratch: Node, settings: Pretraining, sharing: int = 1) -> Generator[Fit, Tensor, dict[str, Tensor]]:
+    """The trainings of the node's student, epoch by epoch; returns its weights at the end, and the cost.
+
+    `sharing` clients train in the same time.
+    """
+    began = time.perf_counter()
+    try:
+        epochs = yield from _epochs(scratch, settings)
+        check_weights(scratch.student)
+    except DivergedError as error:
+        raise DivergedError(f"in pre-training, {error}") from error
+    spent = [epochs, scratch.steps, scratch.samples, (time.perf_counter() - began) / sharing]
+    return {**scratch.student.state_dict(), _SPENT: torch.tensor(spent, dtype=torch.float64)}
+
+
+def _taken(model: Model, start: Mapping[str, Tensor]) -> Spent:
+    """Load the weights of a finished training into the model; returns what it cost."""
+    epochs, steps, samples, seconds = start[_SPENT].tolist()
+    model.load_state_dict({name: value for name, value in start.items() if name != _SPENT})
     return Spent(int(epochs), int(steps), int(samples), seconds)
 
 
-def _train(scratch: Node, val: Data | None, settings: Pretraining) -> int:
-    """Train the node's student. Returns the number of epochs; with early stopping, the number of the best epoch."""
-    model = scratch.student
+def _epochs(scratch: Node, settings: Pretraining) -> Generator[Fit, Tensor, int]:
+    """The epochs of the node's student. Returns their number; with early stopping, the number of the best epoch."""
+    model, val = scratch.student, scratch.val
     steps = math.ceil(len(scratch.private) / settings.batch_size)
     patience = _Patience(settings)
     best, best_epoch = copy.deepcopy(model.state_dict()), 0
     epochs = settings.epochs if isinstance(settings.epochs, int) else CAP
     job = Fit(
-        lambda batch: cross_entropy(batch.labelled, batch.labels),
+        _ground_truth,
         labels="private",
         steps=steps,
         horizon=epochs * steps,
@@ -100,7 +152,7 @@ def _train(scratch: Node, val: Data | None, settings: Pretraining) -> int:
         purpose="pretrain",
     )
     for epoch in range(epochs):
-        training_loss = fit(scratch, replace(job, first=epoch * steps))
+        training_loss = yield replace(job, first=epoch * steps)
         if _watches_validation(settings):
             correct, validation_loss = _validated(scratch, val)
             if settings.target and correct >= settings.target:
@@ -117,6 +169,10 @@ def _train(scratch: Node, val: Data | None, settings: Pretraining) -> int:
         model.load_state_dict(best)
         return best_epoch
     return epoch + 1
+
+
+def _ground_truth(batch: Batch) -> Tensor:
+    return cross_entropy(batch.labelled, batch.labels)
 
 
 class _Patience:

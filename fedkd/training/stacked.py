@@ -14,22 +14,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedkd.base.errors import DivergedError
 from fedkd.node.node import Node
 from fedkd.settings.training import Optimisation
 from fedkd.tensors.draws import sources_of
-from fedkd.training.batch import Fit, Loss, Numbers
+from fedkd.training.batch import Fit, Numbers
 from fedkd.training.batches import Batches
 from fedkd.training.fit import diverged, fit
 from fedkd.training.rates import Rates
-from fedkd.training.shared_node import SharedNode
+from fedkd.training.stacked_losses import StackedLosses, function_of
 from fedkd.training.stacked_optimisers import clip_each, make_stacked_optimiser, per_client
 
 BLOCK = 2**25
@@ -42,11 +41,13 @@ def fit_stacked(nodes: Sequence[Node], jobs: Sequence[Fit]) -> list[Tensor | Exc
     The networks must be of one spec. Returns what `fit` returns for each node, or the exception that it raises there:
     a client that diverges changes no other client.
     """
+    if len(nodes) == 1:
+        return [_alone(nodes[0], jobs[0])]
     results: dict[int, Tensor | Exception] = {}
     clients = [_Client.of(number, node, job) for number, (node, job) in enumerate(zip(nodes, jobs, strict=True))]
     for stack in _stacks(clients):
         try:
-            losses = _Stack(stack).trained() if len(stack) > 1 else None
+            losses = Stack(stack).trained() if len(stack) > 1 else None
         except Exception as error:  # nothing has changed yet: what is wrong shows again, where it belongs
             _say(", ".join(str(client.node.id) for client in stack), f"{type(error).__name__}: {error}")
             losses = None
@@ -89,7 +90,7 @@ class _Client:
         """Clients with equal forms are stacked."""
         settings, x = self.settings, self.node.private.x
         fixed = tuple((name, value.shape, value.dtype) for name, value in self.job.fixed.items())
-        how = (settings.optimizer, settings.clip > 0, self.node.compute, _function(self.job.loss))
+        how = (settings.optimizer, settings.clip > 0, self.node.compute, function_of(self.job.loss))
         return (repr(self.node.student), x.shape[1:], x.dtype, fixed, *how, *self.batches.form)
 
 
@@ -122,11 +123,11 @@ class _Network(nn.Module):
         return outputs
 
 
-class _Stack:
+class Stack:
     """The training of clients with equal forms, those with the most steps first."""
 
     def __init__(self, clients: Sequence[_Client]) -> None:
-        self._clients, students = clients, [client.node.student.train() for client in clients]
+        self.clients, students = clients, [client.node.student.train() for client in clients]
         named = [dict(student.named_parameters()) for student in students]
         buffers = [dict(student.named_buffers()) for student in students]
         trained = [name for name, parameter in named[0].items() if parameter.requires_grad]
@@ -139,12 +140,12 @@ class _Stack:
         self._clip = per_client([each.clip for each in settings], self._like) if settings[0].clip else 0.0
         self._optimiser = make_stacked_optimiser(settings, self._like)
         self._network, self._compute = _Network(students[0]), clients[0].node.compute
-        self._losses = _losses(clients)
+        self._losses = StackedLosses([(client.node, client.job.loss, client.batches) for client in clients])
         self._fixed = _stacked([client.job.fixed for client in clients])
 
     def trained(self) -> list[Tensor | Exception]:
         """Take all steps; the students change at the end. Returns each client's mean loss, or that it diverged."""
-        clients = self._clients
+        clients = self.clients
         steps = [client.numbers.steps for client in clients]
         totals = torch.zeros(len(clients), dtype=self._like.dtype, device=self._like.device)
         drawn = [client.batches.indices(client.numbers.steps, client.numbers.first) for client in clients]
@@ -159,12 +160,12 @@ class _Stack:
 
     def _rates(self) -> list[float | Tensor]:
         """The learning rate at every step: one for all, or (clients,) with those that have finished at 0."""
-        first = self._clients[0]
-        if all(_constant(client.settings) == _constant(first.settings) != 0 for client in self._clients):
+        first = self.clients[0]
+        if all(_constant(client.settings) == _constant(first.settings) != 0 for client in self.clients):
             return [first.settings.lr] * first.numbers.steps
         plans = [
             [rates.at(client.numbers.first + step) for step in range(client.numbers.steps)]
-            for client in self._clients
+            for client in self.clients
             for rates in [Rates(client.settings, client.numbers.horizon, client.numbers.period)]
         ]
         return [
@@ -181,7 +182,7 @@ class _Stack:
         totals: Tensor,
     ) -> None:
         """Steps from `begin` up to `end` of the first `active` clients."""
-        clients = self._clients[:active]
+        clients = self.clients[:active]
         parameters = {name: each[:active].requires_grad_() for name, each in self._parameters.items()}
         leaves = list(parameters.values())
         self._network.tensors = (parameters, {name: each[:active] for name, each in self._buffers.items()})
@@ -189,35 +190,18 @@ class _Stack:
         for start, x, rows in _blocks(clients, begin, end, drawn):
             for step in range(x.shape[1]):
                 outputs = self._compute(self._network, x[:, step])
-                losses = self._loss(outputs, {name: each[:, step] for name, each in rows.items()}, parameters, fixed)
-                gradients = torch.autograd.grad(losses.sum(), leaves, materialize_grads=True)
+                now = {name: each[:, step] for name, each in rows.items()}
+                losses = self._losses(outputs, now, parameters, fixed)
+                gradients = list(torch.autograd.grad(losses.sum(), leaves, materialize_grads=True))
                 if isinstance(self._clip, Tensor) or self._clip:
                     norms = self._clip[:active] if isinstance(self._clip, Tensor) else self._clip
-                    gradients = tuple(clip_each(gradients, norms))
+                    gradients = clip_each(gradients, norms)
                 self._optimiser.step(leaves, gradients, rates[start + step])
                 totals[:active] += losses.detach()
 
-    def _loss(
-        self, outputs: Tensor, rows: dict[str, Tensor], parameters: dict[str, Tensor], fixed: dict[str, Tensor]
-    ) -> Tensor:
-        """(k,) losses of the first k clients."""
-        read = (outputs, rows, parameters, fixed)
-        if len(self._losses) == 1:
-            return self._losses[0](read)
-        # Clients with different losses, such as cells of a search: each loss takes its own.
-        parts, order = [], []
-        for loss in self._losses:
-            members = [member for member in loss.members if member < len(outputs)]
-            if members:
-                index = torch.tensor(members, device=outputs.device)
-                mine = (outputs[index], *({name: each[index] for name, each in part.items()} for part in read[1:]))
-                parts.append(loss(mine))  # type: ignore[arg-type]
-                order += members
-        return torch.cat(parts)[torch.tensor(order, device=outputs.device).argsort()]
-
     @torch.no_grad()
     def _write_back(self) -> None:
-        for row, client in enumerate(self._clients):
+        for row, client in enumerate(self.clients):
             for name, parameter in client.node.student.named_parameters():
                 if name in self._parameters:
                     parameter.copy_(self._parameters[name][row])
@@ -231,56 +215,6 @@ class _Stack:
         if not bool(total.isfinite()):
             return diverged(client.settings)
         return total / max(steps, 1)
-
-
-Read = tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
-"""Outputs, rows, parameters and fixed tensors, (k, …)."""
-
-
-class _Losses:
-    """One loss of several clients, computed for all of them at once."""
-
-    def __init__(self, loss: Loss, clients: Sequence[_Client], members: list[int]) -> None:
-        self.members = members
-        node = SharedNode([clients[member].node for member in members])
-        batches = clients[members[0]].batches
-
-        def one(
-            outputs: Tensor, rows: dict[str, Tensor], parameters: dict[str, Tensor], fixed: dict[str, Tensor]
-        ) -> Tensor:
-            return loss(batches.batch(node, outputs, rows, parameters, fixed))  # type: ignore[arg-type]
-
-        self._each = vmap(one)
-
-    def __call__(self, read: Read) -> Tensor:
-        losses: Tensor = self._each(*read)
-        return losses
-
-
-def _losses(clients: Sequence[_Client]) -> list[_Losses]:
-    """The different losses of some clients."""
-    different: list[tuple[Loss, list[int]]] = []
-    for member, client in enumerate(clients):
-        members = next((members for loss, members in different if _equal(loss, client.job.loss)), None)
-        if members is None:
-            different.append((client.job.loss, [member]))
-        else:
-            members.append(member)
-    return [_Losses(loss, clients, members) for loss, members in different]
-
-
-def _function(loss: Loss) -> object:
-    """What makes two losses the same function, but for the parameters of a method, which are values.
-
-    A function that was made for one client may read that client's tensors, so it is like no other.
-    """
-    owner = getattr(loss, "__self__", None)
-    return (type(owner), getattr(loss, "__func__", None)) if is_dataclass(owner) else id(loss)
-
-
-def _equal(one: Loss, other: Loss) -> bool:
-    """Whether two losses of the same function have the same parameters."""
-    return one is other or bool(getattr(one, "__self__", one) == getattr(other, "__self__", other))
 
 
 def _constant(settings: Optimisation) -> float:

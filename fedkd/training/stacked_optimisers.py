@@ -20,7 +20,7 @@ _BETAS, _EPS = (0.9, 0.999), 1e-8
 class StackedOptimiser(Protocol):
     """Turns the gradients of the first k clients into a step of each. k never grows from one step to the next."""
 
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float | Tensor) -> None:
+    def step(self, parameters: list[Tensor], gradients: list[Tensor], lr: float | Tensor) -> None:
         """`parameters` and `gradients` are (k, …); `lr` is one for all, or (k,)."""
         ...
 
@@ -53,7 +53,7 @@ class _SGD:
         self._velocity: list[Tensor] = []
 
     @torch.no_grad()
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float | Tensor) -> None:
+    def step(self, parameters: list[Tensor], gradients: list[Tensor], lr: float | Tensor) -> None:
         step = _plus(gradients, parameters, self._decay)
         if isinstance(self._momentum, Tensor) or self._momentum:
             if self._velocity:
@@ -73,14 +73,14 @@ class _Adam:
         self._square: list[Tensor] = []
 
     @torch.no_grad()
-    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], lr: float | Tensor) -> None:
+    def step(self, parameters: list[Tensor], gradients: list[Tensor], lr: float | Tensor) -> None:
         (beta1, beta2), clients = _BETAS, len(parameters[0])
         if not self._steps:
             self._mean = [torch.zeros_like(parameter) for parameter in parameters]
             self._square = [torch.zeros_like(parameter) for parameter in parameters]
         self._mean, self._square = _first(self._mean, clients), _first(self._square, clients)
         self._steps += 1
-        step = list(gradients)
+        step = gradients
         if self._decoupled:
             _scale(parameters, 1 - lr * _cut(self._decay, clients))
         else:
@@ -91,7 +91,7 @@ class _Adam:
         below = list(torch._foreach_sqrt(self._square))
         torch._foreach_div_(below, (1 - beta2**self._steps) ** 0.5)
         torch._foreach_add_(below, _EPS)
-        _move(parameters, torch._foreach_div(self._mean, below), lr / (1 - beta1**self._steps))
+        _move(parameters, list(torch._foreach_div(self._mean, below)), lr / (1 - beta1**self._steps))
 
 
 def _first(tensors: Sequence[Tensor], clients: int) -> list[Tensor]:
@@ -112,7 +112,7 @@ def _times(tensors: Sequence[Tensor], values: Tensor) -> list[Tensor]:
     return [tensor * _wide(values, tensor) for tensor in tensors]
 
 
-def _scale(tensors: Sequence[Tensor], values: float | Tensor) -> None:
+def _scale(tensors: list[Tensor], values: float | Tensor) -> None:
     if isinstance(values, Tensor):
         for tensor in tensors:
             tensor.mul_(_wide(values, tensor))
@@ -120,16 +120,16 @@ def _scale(tensors: Sequence[Tensor], values: float | Tensor) -> None:
         torch._foreach_mul_(tensors, values)
 
 
-def _plus(gradients: Sequence[Tensor], parameters: Sequence[Tensor], decay: float | Tensor) -> list[Tensor]:
+def _plus(gradients: list[Tensor], parameters: list[Tensor], decay: float | Tensor) -> list[Tensor]:
     if isinstance(decay, Tensor):
         return [
             torch.addcmul(gradient, parameter, _wide(decay, parameter))
             for gradient, parameter in zip(gradients, parameters, strict=True)
         ]
-    return list(torch._foreach_add(gradients, parameters, alpha=decay)) if decay else list(gradients)
+    return list(torch._foreach_add(gradients, parameters, alpha=decay)) if decay else gradients
 
 
-def _move(parameters: Sequence[Tensor], step: Sequence[Tensor], lr: float | Tensor) -> None:
+def _move(parameters: list[Tensor], step: list[Tensor], lr: float | Tensor) -> None:
     if isinstance(lr, Tensor):
         for parameter, towards in zip(parameters, step, strict=True):
             parameter.addcmul_(towards, _wide(lr, parameter), value=-1)

@@ -22,30 +22,27 @@ def train_together(nodes: Sequence[Node], plans: Sequence[Plan]) -> list[Any]:
     exception that ended it; the others go on without it.
     """
     results: dict[int, Any] = {}
-    losses: dict[int, Tensor | None] = dict.fromkeys(range(len(plans)))
-    while losses:
+    outcomes: dict[int, Tensor | Exception | None] = dict.fromkeys(range(len(plans)))
+    while outcomes:
         jobs: dict[int, Fit] = {}
-        for number, loss in losses.items():
+        for number, outcome in outcomes.items():
             try:
-                jobs[number] = _advanced(plans[number], loss)
+                jobs[number] = _advanced(plans[number], outcome)
             except StopIteration as end:
                 results[number] = end.value
             except Exception as error:
                 results[number] = error
         trained = fit_stacked([nodes[number] for number in jobs], list(jobs.values()))
-        losses = {}
-        for number, loss in zip(jobs, trained, strict=True):
-            if isinstance(loss, Exception):
-                results[number] = loss
-                if isinstance(plan := plans[number], Generator):
-                    plan.close()
-            else:
-                losses[number] = loss
+        outcomes = dict(zip(jobs, trained, strict=True))
     return [results[number] for number in range(len(plans))]
 
 
-def _advanced(plan: Plan, loss: Tensor | None) -> Fit:
-    """The next training of a plan, after one whose mean loss is `loss`; None: it is the first."""
-    if loss is None or not isinstance(plan, Generator):
+def _advanced(plan: Plan, outcome: Tensor | Exception | None) -> Fit:
+    """The next training of a plan, after the mean loss of one or the exception that ended it; None: the first."""
+    if not isinstance(plan, Generator):
+        if isinstance(outcome, Exception):
+            raise outcome
         return next(plan)
-    return cast(Fit, plan.send(loss))
+    if isinstance(outcome, Exception):
+        return cast(Fit, plan.throw(outcome))
+    return cast(Fit, next(plan) if outcome is None else plan.send(outcome))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
@@ -14,11 +14,12 @@ from fedkd.node.moment import Phase
 from fedkd.node.node import Node
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Training
+from fedkd.training.batch import Fit
 from fedkd.tuning.cells import check_names
 from fedkd.tuning.choosing import begin, go_on, merge_chosen
 from fedkd.tuning.plan import SearchPlan
 from fedkd.tuning.state import CHOSEN
-from fedkd.tuning.trying import batch_report, learn_chosen, reported, start_report, try_batch
+from fedkd.tuning.trying import batch_report, chosen_plan, reported, start_report, try_batch
 from fedkd.tuning.views import as_if_untuned, set_up
 
 
@@ -100,8 +101,8 @@ class Search(SearchPlan):
         chosen = int(server.state[CHOSEN][0]) if CHOSEN in server.state else 0
         return self.cells(server)[chosen].method.global_model(server)
 
-    def learn(self, client: Node, knowledge: Knowledge) -> None:
-        learn_chosen(self, client, knowledge)
+    def plan(self, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
+        return chosen_plan(self, client, knowledge)
 
 
 def _reported(method: Method) -> list[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,9 +12,13 @@ from torch import Tensor
 from fedkd.base.errors import DivergedError
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.knowledge.scopes import forget, scoped, under
+from fedkd.method import plan_of
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
+from fedkd.training.batch import Fit
 from fedkd.training.finite import not_finite
+from fedkd.training.stack_size import stack_size
+from fedkd.training.together import train_together
 from fedkd.tuning.bags import PREFIX, bag, bags_of, pack, shares
 from fedkd.tuning.cells import Cell
 from fedkd.tuning.plan import SearchPlan
@@ -65,19 +69,10 @@ def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
     last = step == search.steps
     going = _new_cells(search, client, knowledge) if step == 1 else [int(number) for number in knowledge[GOING]]
     bags = _bags(search, client, knowledge, going, step)
-    cells = search.cells(client)
-    models, states = under(_MODEL, client.state), under(_STATE, client.state)
-    forget(client.state, _MODEL, _STATE)
-    start, student = client.student.state_dict(), copy.deepcopy(client.student)
     rounds = [step] if search.side_by_side else range(1, search.rounds + 1)
     scored = last or search.pruner != "none"
     scores, reports, diverged, steps, samples = [], [], [], 0, 0
-    for number, received in zip(going, bags, strict=True):
-        cell = cells[number]
-        student.load_state_dict(start if step == 1 else under(f"{number}/", models))
-        state = state_of(search, client, number) if step == 1 else under(f"{number}/", states)
-        alone = view(client, cell, state, step, client.models | {"student": student})
-        whole = _finishes(cell, alone, received, rounds)
+    for number, cell, alone, whole in _trained(search, client, dict(zip(going, bags, strict=True)), step, rounds):
         steps, samples = steps + alone.steps, samples + alone.samples
         if scored:
             scores.append(validated(alone) if whole else validated(alone) * _OUT)
@@ -86,11 +81,11 @@ def try_batch(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
                     client.record(f"tuning_{metric}/{cell.label}", value, split="val")
         if not last:
             report = (reported(alone, cell) if search.refresh == "every round" else None) or Knowledge()
-            whole = whole and not not_finite(report)
-            if not whole:
+            sound = whole and not not_finite(report)
+            if not sound:
                 diverged.append(number)
-            reports.append(report if whole else Knowledge())
-            model = {name: value.clone() for name, value in student.state_dict().items()}
+            reports.append(report if sound else Knowledge())
+            model = {name: value.clone() for name, value in alone.student.state_dict().items()}
             client.state |= scoped(f"{_MODEL}{number}/", model) | scoped(f"{_STATE}{number}/", alone.state)
     client.record("tuning_steps", steps)
     client.record("tuning_samples", samples)
@@ -109,7 +104,7 @@ def batch_report(client: Node) -> Knowledge | None:
     return up or None
 
 
-def learn_chosen(search: SearchPlan, client: Node, knowledge: Knowledge) -> None:
+def chosen_plan(search: SearchPlan, client: Node, knowledge: Knowledge) -> Iterator[Fit]:
     """One round of training with the chosen cell."""
     every = search.refresh == "every round"
     if client.round == 1:
@@ -125,7 +120,7 @@ def learn_chosen(search: SearchPlan, client: Node, knowledge: Knowledge) -> None
         if search.per == "client":
             client.record(f"tuning_chosen/{cell.label}", 1.0)
     with as_if_untuned(client, cell.training):
-        cell.method.learn(client, predicted(client, received))
+        yield from plan_of(cell.method, client, predicted(client, received))
 
 
 def _new_cells(search: SearchPlan, client: Node, knowledge: Knowledge) -> list[int]:
@@ -155,11 +150,33 @@ def _bags(search: SearchPlan, client: Node, knowledge: Knowledge, going: list[in
     return [opened[number] for number in numbers]
 
 
-def _finishes(cell: Cell, alone: Node, knowledge: Knowledge, rounds: Sequence[int]) -> bool:
-    """Train a cell for some rounds. False if it diverged: that is a bad cell, not a failure of the client."""
-    try:
-        for alone.round in rounds:
-            cell.method.learn(alone, knowledge)
-    except DivergedError:
-        return False
-    return True
+def _trained(
+    search: SearchPlan, client: Node, bags: Mapping[int, Knowledge], step: int, rounds: Sequence[int]
+) -> Iterator[tuple[int, Cell, Node, bool]]:
+    """Train cells for some rounds, as many in lockstep as clients are; `bags` are their knowledge, by number.
+
+    Yields each cell with the client as it sees it, and whether its training is whole: one that diverged is a bad cell,
+    not a failure of the client.
+    """
+    cells, models, states = search.cells(client), under(_MODEL, client.state), under(_STATE, client.state)
+    forget(client.state, _MODEL, _STATE)
+    start, numbers = client.student.state_dict(), list(bags)
+    size = stack_size(client.training, client.specs[client.id], client.shape)
+    students = [copy.deepcopy(client.student) for _ in numbers[:size]]
+    for first in range(0, len(numbers), size):
+        some, alone = numbers[first : first + size], []
+        for number, student in zip(some, students, strict=False):
+            student.load_state_dict(start if step == 1 else under(f"{number}/", models))
+            state = state_of(search, client, number) if step == 1 else under(f"{number}/", states)
+            alone.append(view(client, cells[number], state, step, client.models | {"student": student}))
+        plans = [_plan(cells[number], node, bags[number], rounds) for number, node in zip(some, alone, strict=True)]
+        for number, node, error in zip(some, alone, train_together(alone, plans), strict=True):
+            if isinstance(error, Exception) and not isinstance(error, DivergedError):
+                raise error
+            yield number, cells[number], node, error is None
+
+
+def _plan(cell: Cell, alone: Node, knowledge: Knowledge, rounds: Sequence[int]) -> Iterator[Fit]:
+    """The trainings of a cell in some rounds."""
+    for alone.round in rounds:
+        yield from plan_of(cell.method, alone, knowledge)
