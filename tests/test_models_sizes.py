@@ -79,6 +79,7 @@ def test_a_resnet_of_6n_plus_2_layers_is_counted_by_hand(n: int, spec: str) -> N
 def test_the_baseline_of_federated_learning_has_the_weights_of_its_paper() -> None:
     # McMahan et al. 2017: 832 + 51,264 + 1,606,144 + 5,130.
     assert count("fedavg_cnn", (1, 28, 28), 10) == 1_663_370
+    assert count("fedavg_cnn(padding=0)", (1, 28, 28), 10) == 582_026
 
 
 @pytest.mark.parametrize("depth", [4, 9, 12, 17])
@@ -216,3 +217,14 @@ class TestLimits:
             if isinstance(module, nn.Conv2d) and module.weight.numel() > 1000:
                 reached = module.out_channels // module.groups * module.kernel_size[0] ** 2
                 assert float(module.weight.detach().std()) == pytest.approx((2 / reached) ** 0.5, rel=0.12)
+
+
+@pytest.mark.parametrize(("padding", "side"), [(0, 16), (1, 10), (2, 4)])
+def test_fedavg_cnn_takes_images_down_to_what_its_convolutions_leave(padding: int, side: int) -> None:
+    """As small as the message says, odd sides too, and no smaller."""
+    spec = f"fedavg_cnn(padding={padding})"
+    for height, width in ((side, side), (side + 1, side + 7)):
+        model = build_model(spec, (1, height, width), 3, 0, "test")
+        assert model(torch.zeros(2, 1, height, width)).shape == (2, 3)
+    with pytest.raises(UserError, match=f"at least {side}×{side}"):
+        build_model(spec, (1, side, side - 1), 3, 0, "test")
