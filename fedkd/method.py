@@ -64,6 +64,11 @@ class Method:
         return False
 
     @property
+    def replaces_models(self) -> bool:
+        """Whether each round of a client begins with a whole model that it receives: it need not store its own."""
+        return False
+
+    @property
     def uses_absent(self) -> bool:
         """Whether the last report of a client is still used in rounds in which the client does not take part."""
         return True

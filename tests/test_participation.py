@@ -197,3 +197,19 @@ def test_a_shared_model_is_shared_again_after_a_resume(tmp_path: Path) -> None:
     bags = again.server._pending
     assert len(bags) == 6
     assert len({id(bag) for bag in bags.values()}) == 1
+
+
+def test_a_client_stores_no_model_that_its_next_round_replaces(tmp_path: Path) -> None:
+    sizes = {}
+    for method in ("fedavg", "local"):
+        store, grid = tmp_path / method, InlineGrid(client_app(small.load), 2)
+        running = Rounds(small.small(method, rounds=2), small.load, store)
+
+        def note(number: int, rows: list[Row], store: Path = store, method: str = method) -> None:
+            del rows
+            if number == 1:
+                sizes[method] = max(file.stat().st_size for file in store.glob("client-*-1.state"))
+
+        running.start(grid, list(grid.get_node_ids()), note)
+    model = sum(tensor.nbytes for tensor in small.model().state_dict().values())
+    assert sizes["local"] - sizes["fedavg"] >= model

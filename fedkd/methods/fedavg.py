@@ -43,6 +43,10 @@ class FedAvg(Method):
         return True
 
     @property
+    def replaces_models(self) -> bool:
+        return True
+
+    @property
     def uses_absent(self) -> bool:
         return False  # the mean is of the models that were trained in this round
 

@@ -220,9 +220,11 @@ def _restore(visit: Visit) -> None:
     state = read_tensors(_state_file(visit.store, node.id, before.exchange), node.device)
     if state is None:
         raise StateLostError(f"client {node.id} has no state of exchange {before.exchange} in {visit.store}")
-    node.models["student"] = restored_model(
-        node.specs[node.id], node.shape, node.classes, under("model/student/", state)
-    )
+    # Copied where it was received, because training changes it and the message may be handled again.
+    model = under("model/student/", state) or {
+        name: tensor.to(node.device, copy=True) for name, tensor in unpacked(visit.knowledge).items()
+    }
+    node.models["student"] = restored_model(node.specs[node.id], node.shape, node.classes, model)
     node.state.update(under("state/", state))
     visit.started_right = state["started_right"]
     if _keeps_knowledge(visit):
@@ -237,11 +239,13 @@ def _keeps_knowledge(visit: Visit) -> bool:
 def _keep(visit: Visit) -> None:
     """Write the state that the client's next exchange needs, and its model if the recipe asks for it."""
     node, schedule, store = visit.node, visit.schedule, visit.store
-    goes_on = schedule.goes_on(node.id, visit.moment)
+    following = schedule.following(node.id, visit.moment)
     if visit.federation.save != "none" and visit.evaluates:
-        keep(visit.federation, node, visit.metrics, store, last=not goes_on)
-    if goes_on:
-        tensors = scoped("model/student/", node.student.state_dict()) | scoped("state/", node.state)
+        keep(visit.federation, node, visit.metrics, store, last=following is None)
+    if following is not None:
+        tensors = scoped("state/", node.state)
+        if not (schedule.method.replaces_models and following.phase is Phase.ROUND):
+            tensors |= scoped("model/student/", node.student.state_dict())
         if _keeps_knowledge(visit):
             tensors |= scoped("kept/", visit.knowledge)
         assert visit.started_right is not None
