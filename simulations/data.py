@@ -67,6 +67,8 @@ def _of_server(federation: Federation) -> set[str]:
     A common model is evaluated on the samples of all clients together, as if each client reported scores.
     """
     schedule = schedule_of(federation)
+    if "server" not in federation.evaluate.of:
+        return set()
     if schedule.method.has_global_model or schedule.consolidation:
         return {"test", "val", federation.evaluate.main}
     return {"test", "val"} if federation.val == "common" else {"test"}

@@ -36,7 +36,7 @@ TABLES: dict[str, type[Any]] = {
     "ray": RaySettings,
 }
 SPECS = ("method", "partition", "transfer", "start", "channel")
-LISTS = ("students", "teachers", "evaluate.on")
+LISTS = ("students", "teachers", "evaluate.on", "evaluate.of")
 """Keys whose value is a list: several such lists sweep."""
 FIXED = {"ray": "it changes no result", "evaluate": "all federations of a study are measured alike"}
 """Tables whose keys take one value, and why."""
@@ -171,17 +171,28 @@ def check(federation: Federation) -> None:
         )
     if federation.val == "none" and federation.save == "best":
         raise UserError('save = "best" goes by validation accuracy, and val = "none" holds no samples out; use "last"')
-    if federation.save == "best" and "val" not in federation.evaluate.on:
-        raise UserError(
-            "recipe key 'save': \"best\" is by validation accuracy, but [evaluate] on = "
-            f'{list(federation.evaluate.on)} leaves validation out; add "val", or use save = "last"'
-        )
-    if federation.val == "none" and federation.evaluate.main == "val":
-        raise UserError('[evaluate] on = ["val"]: val = "none" holds no samples out; add "test" or "local_test"')
+    _check_evaluation(federation)
     for table in (federation.pretrain, federation.train):
         augmentation(table.augment)
         SCHEDULES.build(table.schedule)
     schedule_of(federation).check(known)
+
+
+def _check_evaluation(federation: Federation) -> None:
+    """Raise UserError if what a federation asks for is not measured."""
+    evaluate, schedule = federation.evaluate, schedule_of(federation)
+    if federation.save == "best" and not ("val" in evaluate.on and "clients" in evaluate.of):
+        raise UserError(
+            "recipe key 'save': \"best\" is by validation accuracy of the clients, but [evaluate] on = "
+            f"{list(evaluate.on)}, of = {list(evaluate.of)} leaves it out; "
+            'add "val" and "clients", or use save = "last"'
+        )
+    if federation.val == "none" and evaluate.main == "val":
+        raise UserError('[evaluate] on = ["val"]: val = "none" holds no samples out; add "test" or "local_test"')
+    if "clients" not in evaluate.of and not schedule.method.has_global_model:
+        raise UserError(
+            f'[evaluate] of = ["server"]: in method {federation.method} the server has no model; add "clients"'
+        )
 
 
 def settings_of(federation: Federation) -> dict[str, Any]:

@@ -435,7 +435,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("table", ["pretrain", "train"])
     def test_augmentation_is_refused(self, library: Path, table: str) -> None:
-        kind = {"pretrain": Pretraining, "train": Training}[table]
-        of = federation(library, **{table: kind(augment="flip")})
+        tables: dict[str, Any] = {"pretrain": Pretraining(augment="flip"), "train": Training(augment="flip")}
+        of = federation(library, **{table: tables[table]})
         with pytest.raises(UserError, match=rf"{table}\.augment = 'flip' changes images, but text:.* is text"):
             split_of(of)

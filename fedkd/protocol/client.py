@@ -226,7 +226,7 @@ def _restore(visit: Visit) -> None:
     }
     node.models["student"] = restored_model(node.specs[node.id], node.shape, node.classes, model)
     node.state.update(under("state/", state))
-    visit.started_right = state["started_right"]
+    visit.started_right = state.get("started_right")
     if _keeps_knowledge(visit):
         # Frozen teachers teach in every round, but their knowledge is sent only once.
         visit.knowledge = Knowledge({**under("kept/", state), **visit.knowledge})
@@ -240,7 +240,7 @@ def _keep(visit: Visit) -> None:
     """Write the state that the client's next exchange needs, and its model if the recipe asks for it."""
     node, schedule, store = visit.node, visit.schedule, visit.store
     following = schedule.following(node.id, visit.moment)
-    if visit.federation.save != "none" and visit.evaluates:
+    if visit.federation.save != "none" and (visit.evaluates or following is None):
         keep(visit.federation, node, visit.metrics, store, last=following is None)
     if following is not None:
         tensors = scoped("state/", node.state)
@@ -248,10 +248,9 @@ def _keep(visit: Visit) -> None:
             tensors |= scoped("model/student/", node.student.state_dict())
         if _keeps_knowledge(visit):
             tensors |= scoped("kept/", visit.knowledge)
-        assert visit.started_right is not None
-        write_tensors(
-            _state_file(store, node.id, visit.moment.exchange), tensors | {"started_right": visit.started_right}
-        )
+        if visit.started_right is not None:
+            tensors["started_right"] = visit.started_right
+        write_tensors(_state_file(store, node.id, visit.moment.exchange), tensors)
     # The state that this exchange has read stays, because the server may repeat the exchange.
     if visit.moment.exchange > 0:
         read = schedule.previous(node.id, visit.moment)

@@ -191,12 +191,16 @@ class Schedule:
             return True
         return moment.booked % self.federation.evaluate.every == 0
 
+    def evaluates_server(self, moment: Moment) -> bool:
+        """Whether the server's model, if it has one, is evaluated after an exchange."""
+        return "server" in self.federation.evaluate.of and self.evaluates(moment)
+
     def is_evaluated(self, client: int, moment: Moment) -> bool:
         """Whether a client is evaluated after an exchange: its model may have changed, and results show it.
 
         They show it in every exchange that evaluates, until the client's next one: its model stays the same meanwhile.
         """
-        if moment.phase in (Phase.HANDOVER, Phase.PREPARE):
+        if moment.phase in (Phase.HANDOVER, Phase.PREPARE) or "clients" not in self.federation.evaluate.of:
             return False
         following = self.following(client, moment)
         until = self.moments[moment.exchange : following.exchange if following else None]

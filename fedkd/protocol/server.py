@@ -137,7 +137,7 @@ class Server:
             # the place of an older one as it is: with a copy for each absent client, memory would grow with them.
             owed = self._pending.get(client)
             self._pending[client] = Knowledge({**owed, **bag}) if owed and not set(owed) <= set(bag) else bag
-        if self.schedule.evaluates(moment) and (model := method.global_model(node)) is not None:
+        if self.schedule.evaluates_server(moment) and (model := method.global_model(node)) is not None:
             whole = moment.last or moment.round == 0 or self._started_right is None
             evaluation = self._holdings.evaluate(model, self._started_right, compute=node.compute, whole=whole)
             self._started_right = evaluation.right if self._started_right is None else self._started_right
@@ -153,11 +153,13 @@ class Server:
         if self.schedule.federation.participation == 1:
             return []
         for client, measured in metrics.items():
+            self._present[client] = moment.round
             if evaluated := evaluations(measured):
-                self._evaluated[client], self._present[client] = evaluated, moment.round
+                self._evaluated[client] = evaluated
         rows: list[Row] = []
         for client in self.schedule.absent(moment) if self.schedule.evaluates(moment) else ():
-            rows += absent_rows(client, self._evaluated[client], moment.round - self._present[client], moment.last)
+            present = self._present.get(client, 0)
+            rows += absent_rows(client, self._evaluated.get(client, {}), moment.round - present, moment.last)
         return rows
 
     def _consolidate(self, moment: Moment, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
@@ -170,7 +172,7 @@ class Server:
         else:
             asked = plan.proceed(server, moment.step, reports)
         model, ends = Knowledge(packed_state(server)), moment.step >= self.schedule.handovers
-        if ends or self.schedule.evaluates(moment):
+        if "server" in self.schedule.federation.evaluate.of and (ends or self.schedule.evaluates(moment)):
             restored = restored_model(server.specs[0], server.shape, server.classes, unpacked(model))
             whole = ends or moment.phase is Phase.START
             evaluation = self._holdings.evaluate(restored, None, compute=server.compute, whole=whole)
@@ -195,8 +197,11 @@ class Server:
                 tensors[f"shared {kind}"] = torch.tensor([[client, owners[id(bag)]] for client, bag in bags.items()])
         if self._started_right is not None:
             tensors["started_right"] = self._started_right
-        if self._evaluated:
-            known = [[client, self._present[client], rows_of(client, of)] for client, of in self._evaluated.items()]
+        if self._present:
+            known = [
+                [client, present, rows_of(client, self._evaluated.get(client, {}))]
+                for client, present in self._present.items()
+            ]
             tensors["evaluated"] = torch.tensor(list(json.dumps(known).encode()), dtype=torch.uint8)
         return tensors | {"exchange": torch.tensor(self._node.moment.exchange)}
 

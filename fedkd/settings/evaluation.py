@@ -15,6 +15,10 @@ Split = Literal["test", "local_test", "val"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 """What models can be evaluated on; the first of them that a study has is what its accuracy is."""
 
+Whose = Literal["clients", "server"]
+BOTH: tuple[Whose, ...] = get_args(Whose)
+"""Whose models can be evaluated."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Evaluation:
@@ -29,6 +33,9 @@ class Evaluation:
     on: Annotated[tuple[Split, ...], ADDED] = SPLITS
     """splits: "test", the common test set; "local_test", a client's own part of it; "val", its validation samples.
     The accuracy of a study is that on the first of these that is named"""
+    of: Annotated[tuple[Whose, ...], ADDED] = BOTH
+    """whose models: "clients", and "server" for methods in which the server has one; without one of them its models
+    are never evaluated"""
     samples: Annotated[int, Ge(0), ADDED] = 0
     """samples of the common test set, drawn by class from the seed, the same for all clients, rounds and methods;
     0: all. At the start and in the last round of a client all are used"""
@@ -39,6 +46,13 @@ class Evaluation:
         if not on:
             raise ValueError(f"it should name at least one of {', '.join(map(repr, SPLITS))}")
         return tuple(split for split in SPLITS if split in on)
+
+    @field_validator("of")
+    @classmethod
+    def _someone(cls, of: tuple[Whose, ...]) -> tuple[Whose, ...]:
+        if not of:
+            raise ValueError(f"it should name {' or '.join(map(repr, BOTH))}, or both")
+        return tuple(whose for whose in BOTH if whose in of)
 
     @property
     def main(self) -> Split:
