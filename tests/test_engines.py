@@ -74,11 +74,14 @@ engine.chosen = lambda *_: shared
 for width in widths:
     Study(recipe, out / str(width)).run("ray", lanes=width)
 Study(read(sys.argv[1], {SELDOM}), out / "seldom").run("ray", lanes=2)
+Study(read(sys.argv[1], {STACKED}), out / "stacked").run("ray", lanes=2)
 end()
 """
 """Several studies on one Ray: starting it takes longer than all of them together."""
 SELDOM = ["evaluate.every=2", "evaluate.samples=60", 'method=["kd", "dml"]']
 """What makes a study that is evaluated seldom, and in part."""
+STACKED = ["train.stack=2", "clients=5", 'models="cnn(width=4, hidden=8)|1: mlp(hidden=[8])"', 'partition="iid"']
+"""What makes one whose clients train in lockstep; one of them is the only one of its model."""
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def on_ray(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = Process(
         sys.executable,
         "-c",
-        ON_RAY.replace("{SELDOM}", repr(SELDOM)),
+        ON_RAY.replace("{SELDOM}", repr(SELDOM)).replace("{STACKED}", repr(STACKED)),
         recipe,
         folder,
         *LANES,
@@ -119,6 +122,10 @@ class TestEngines:
         always = always[always["method"].isin(["kd", "dml"]) & always["round"].isin([0, 2])]
         ends = seldom[seldom["round"].isin([0, 2])]
         pd.testing.assert_frame_equal(ends.reset_index(drop=True), always.reset_index(drop=True), check_exact=True)
+
+    def test_so_it_is_where_clients_train_in_lockstep(self, recipe: Path, on_ray: Path, tmp_path: Path) -> None:
+        Study(read(str(recipe), STACKED), tmp_path).run("inline")
+        assert_same_numbers(on_ray / "stacked", tmp_path)
 
     def test_nothing_but_results_is_left(self, on_ray: Path, reference: Path) -> None:
         for folder in (reference, *(on_ray / str(lanes) for lanes in LANES)):

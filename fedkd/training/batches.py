@@ -46,7 +46,8 @@ class Batches:
         size = self._settings.batch_size
         self.sizes = _most(size, self._private), _most(size, self._common)
         """private and common samples of every step"""
-        self._parameters = dict(node.student.named_parameters())
+        self.parameters = dict(node.student.named_parameters())
+        """those of the student, by name"""
 
     def steps(self, steps: int, first: int) -> Iterator[tuple[int, Samples]]:
         """(number, samples) of each step from number `first` on."""
@@ -64,7 +65,8 @@ class Batches:
         steps = len(private)
         if self._change is None:
             parts = [(self._private, private), (self._common, common)]
-            x = torch.cat([data.x[index] for data, index in parts if data is not None], dim=1)
+            given = [data.x[index] for data, index in parts if data is not None]
+            x = torch.cat(given, dim=1) if len(given) > 1 else given[0]
         else:
             x = torch.stack([self._inputs(first + step, private[step], common[step]) for step in range(steps)])
         rows = self.rows(private.flatten(), common.flatten())
@@ -73,7 +75,7 @@ class Batches:
     def seen(self, outputs: Tensor, samples: Samples) -> Batch:
         """The `Batch` that the loss reads, from the network's outputs for the samples of one step."""
         rows = self.rows(samples.private, samples.common)
-        return self.batch(self._node, outputs, rows, self._parameters, self._job.fixed)
+        return self.batch(self._node, outputs, rows, self.parameters, self._job.fixed)
 
     def rows(self, private: Tensor, common: Tensor) -> dict[str, Tensor]:
         """What is known of the samples at (b,) and (m,) indices: labels, and their rows of the target, as there are."""

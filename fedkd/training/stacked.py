@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch import Tensor
 
 from fedkd.node.node import Node
 from fedkd.settings.training import Optimisation
@@ -28,6 +27,7 @@ from fedkd.training.batch import Fit, Numbers
 from fedkd.training.batches import Batches
 from fedkd.training.fit import diverged, fit
 from fedkd.training.rates import Rates
+from fedkd.training.stacked_layers import StackedNetwork
 from fedkd.training.stacked_losses import StackedLosses, function_of
 from fedkd.training.stacked_optimisers import clip_each, make_stacked_optimiser, per_client
 
@@ -91,55 +91,40 @@ class _Client:
         settings, x = self.settings, self.node.private.x
         fixed = tuple((name, value.shape, value.dtype) for name, value in self.job.fixed.items())
         how = (settings.optimizer, settings.clip > 0, self.node.compute, function_of(self.job.loss))
-        return (repr(self.node.student), x.shape[1:], x.dtype, fixed, *how, *self.batches.form)
+        specs, id = self.node.specs, self.node.id
+        network = specs[id] if 0 <= id < len(specs) else repr(self.node.student)
+        return (network, x.shape[1:], x.dtype, fixed, *how, *self.batches.form)
 
 
 def _stacks(clients: Sequence[_Client]) -> Iterator[list[_Client]]:
     """The clients that train together, those with the most steps first."""
     by_form: dict[object, list[_Client]] = {}
     for client in clients:
-        draws = bool(sources_of(client.node.student))
-        by_form.setdefault(client.number if draws else client.form, []).append(client)
+        by_form.setdefault(client.form, []).append(client)
     for stack in by_form.values():
-        yield sorted(stack, key=lambda client: -client.numbers.steps)
-
-
-class _Network(nn.Module):
-    """The networks of the first k clients as one: (k, n, …) inputs → (k, n, …) outputs."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.tensors: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        """parameters and buffers, (k, …)"""
-        # In a tuple, because a module must not have its parameters twice.
-        self._network = (network,)
-
-    def forward(self, x: Tensor) -> Tensor:
-        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-            outputs: Tensor = functional_call(self._network[0], (parameters, buffers), (x,))
-            return outputs
-
-        outputs: Tensor = vmap(one)(*self.tensors, x)
-        return outputs
+        if sources_of(stack[0].node.student):
+            yield from ([client] for client in stack)
+        else:
+            yield sorted(stack, key=lambda client: -client.numbers.steps)
 
 
 class Stack:
     """The training of clients with equal forms, those with the most steps first."""
 
     def __init__(self, clients: Sequence[_Client]) -> None:
-        self.clients, students = clients, [client.node.student.train() for client in clients]
-        named = [dict(student.named_parameters()) for student in students]
-        buffers = [dict(student.named_buffers()) for student in students]
-        trained = [name for name, parameter in named[0].items() if parameter.requires_grad]
-        self._parameters = {name: torch.stack([each[name].detach() for each in named]) for name in trained}
-        fixed = [each | {name: value for name, value in part.items() if name not in trained}
-                 for each, part in zip(buffers, named, strict=True)]  # fmt: skip
-        self._buffers = {name: torch.stack([each[name].detach() for each in fixed]) for name in fixed[0]}
+        self.clients, student = clients, clients[0].node.student.train()
+        named = [client.batches.parameters for client in clients]
+        buffers = [dict(client.node.student.named_buffers()) for client in clients]
+        self._trained = {name: _column(named, name) for name in named[0] if named[0][name].requires_grad}
+        frozen = [{name: each[name] for name in each if name not in self._trained} for each in named]
+        self._theirs = {name: _column(buffers, name) for name in buffers[0]}
+        self._parameters = {name: torch.stack(each).detach() for name, each in self._trained.items()}
+        self._buffers = _stacked(frozen) | {name: torch.stack(each) for name, each in self._theirs.items()}
         self._like = next(iter(self._parameters.values()))
         settings = [client.settings for client in clients]
         self._clip = per_client([each.clip for each in settings], self._like) if settings[0].clip else 0.0
         self._optimiser = make_stacked_optimiser(settings, self._like)
-        self._network, self._compute = _Network(students[0]), clients[0].node.compute
+        self._network, self._compute = StackedNetwork(student), clients[0].node.compute
         self._losses = StackedLosses([(client.node, client.job.loss, client.batches) for client in clients])
         self._fixed = _stacked([client.job.fixed for client in clients])
 
@@ -156,7 +141,7 @@ class Stack:
             self._segment(active, begin, end, drawn, rates, totals)
             begin = end
         self._write_back()
-        return [self._result(client, total) for client, total in zip(clients, totals.unbind(), strict=True)]
+        return list(self._results(totals))
 
     def _rates(self) -> list[float | Tensor]:
         """The learning rate at every step: one for all, or (clients,) with those that have finished at 0."""
@@ -185,7 +170,7 @@ class Stack:
         clients = self.clients[:active]
         parameters = {name: each[:active].requires_grad_() for name, each in self._parameters.items()}
         leaves = list(parameters.values())
-        self._network.tensors = (parameters, {name: each[:active] for name, each in self._buffers.items()})
+        self._network.tensors = parameters | {name: each[:active] for name, each in self._buffers.items()}
         fixed = {name: each[:active] for name, each in self._fixed.items()}
         for start, x, rows in _blocks(clients, begin, end, drawn):
             for step in range(x.shape[1]):
@@ -201,20 +186,17 @@ class Stack:
 
     @torch.no_grad()
     def _write_back(self) -> None:
-        for row, client in enumerate(self.clients):
-            for name, parameter in client.node.student.named_parameters():
-                if name in self._parameters:
-                    parameter.copy_(self._parameters[name][row])
-            for name, buffer in client.node.student.named_buffers():
-                buffer.copy_(self._buffers[name][row])
+        for given, ours in ((self._trained, self._parameters), (self._theirs, self._buffers)):
+            for name, theirs in given.items():
+                torch._foreach_copy_(theirs, list(ours[name].unbind()))
 
-    def _result(self, client: _Client, total: Tensor) -> Tensor | Exception:
-        steps = client.numbers.steps
-        client.node.steps += steps
-        client.node.samples += steps * sum(client.batches.sizes)
-        if not bool(total.isfinite()):
-            return diverged(client.settings)
-        return total / max(steps, 1)
+    def _results(self, totals: Tensor) -> Iterator[Tensor | Exception]:
+        """Book the steps of every client; yields its mean loss, or that it diverged."""
+        for client, total, finite in zip(self.clients, totals.unbind(), totals.isfinite().tolist(), strict=True):
+            steps = client.numbers.steps
+            client.node.steps += steps
+            client.node.samples += steps * sum(client.batches.sizes)
+            yield total / max(steps, 1) if finite else diverged(client.settings)
 
 
 def _constant(settings: Optimisation) -> float:
@@ -223,7 +205,11 @@ def _constant(settings: Optimisation) -> float:
 
 
 def _stacked(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    return {name: torch.stack(_column(parts, name)) for name in parts[0]}
+
+
+def _column(parts: Sequence[Mapping[str, Tensor]], name: str) -> list[Tensor]:
+    return [part[name] for part in parts]
 
 
 def _blocks(

@@ -7,8 +7,10 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
+from torch.overrides import TorchFunctionMode
 
 from fedkd.node.node import Node
 from fedkd.training.batch import Loss
@@ -75,7 +77,36 @@ def _stacked(clients: Sequence[tuple[Node, Loss, Batches]]) -> Callable[[Tensor,
     def one(outputs: Tensor, rows: Tensors, parameters: Tensors, fixed: Tensors) -> Tensor:
         return loss(batches.batch(node, outputs, rows, parameters, fixed))
 
-    return cast(Callable[[Tensor, Tensors, Tensors, Tensors], Tensor], vmap(one))
+    each = vmap(one)
+
+    def all_of_them(outputs: Tensor, rows: Tensors, parameters: Tensors, fixed: Tensors) -> Tensor:
+        with _Gathering():
+            return each(outputs, rows, parameters, fixed)
+
+    return all_of_them
+
+
+class _Gathering(TorchFunctionMode):
+    """Mean cross-entropy by a `gather`: torch's own takes three times as long under `vmap`."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if function is F.cross_entropy and _is_plain(args, given):
+            each = -F.log_softmax(args[0], 1).gather(1, args[1].unsqueeze(1)).squeeze(1)
+            reduction = given.get("reduction", "mean")
+            return each if reduction == "none" else each.sum() if reduction == "sum" else each.mean()
+        return function(*args, **given)
+
+
+def _is_plain(args: tuple[Any, ...], given: dict[str, Any]) -> bool:
+    """Whether it is the cross-entropy of (n, classes) logits and (n,) labels, without weights or smoothing."""
+    return len(args) == 2 and (args[0].dim(), args[1].dim()) == (2, 1) and not any(map(given.get, _UNSET))
+
+
+_UNSET = ("weight", "size_average", "reduce", "label_smoothing")
+"""Other arguments of `cross_entropy`, which are None or 0 where they are not used."""
 
 
 class SharedNode:
