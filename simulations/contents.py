@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedkd.base.files import content_hash, file_cache, located
+from fedkd.base.files import content_hash, file_cache, located, python_files
 from fedkd.base.spec import own_code, specs_in
 from fedkd.data import load
 from fedkd.models import ARCHITECTURES
@@ -27,17 +27,39 @@ def contents(federation: Federation) -> dict[str, str]:
     Raises:
         UserError: a file cannot be read.
     """
-    public = transfer_set(federation.transfer)
-    data = [federation.dataset, *([public.source] if public and public.source else [])]
-    hashes = {source: load(source).fingerprint for source in data}
+    hashes = {source: load(source).fingerprint for source in data_sets(federation)}
     hashes |= partition_files(federation.partition)
-    tables = (federation.pretrain.schedule, federation.train.schedule)
-    specs = (federation.method, federation.start, federation.channel, *tables, *federation.client_models)
-    for text in dict.fromkeys(specs):
+    for text in _specs(federation):
         hashes |= own_code(text)
     for file in _files(federation):
         hashes[str(file)] = content_hash(located(file))
     return {name: hashes[name][:LENGTH] for name in sorted(hashes)}
+
+
+def data_sets(federation: Federation) -> list[str]:
+    """The sources that a federation reads: its own, and that of the transfer set."""
+    public = transfer_set(federation.transfer)
+    return [federation.dataset, *([public.source] if public and public.source else [])]
+
+
+def files(federation: Federation) -> Iterator[Path]:
+    """Every file, besides data sets, that a federation reads, as it lies on this machine."""
+    for text in (federation.partition, *_specs(federation)):
+        for spec in specs_in(text):
+            if spec.file:
+                yield from python_files(located(spec.file))
+    for manifest in partition_files(federation.partition):
+        yield located(manifest)
+    for file in _files(federation):
+        path = located(file)
+        yield from (each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+
+
+def _specs(federation: Federation) -> list[str]:
+    """The specs that may name files of the user's own, but for the partition."""
+    tables = (federation.pretrain.schedule, federation.train.schedule)
+    specs = (federation.method, federation.start, federation.channel, *tables, *federation.client_models)
+    return list(dict.fromkeys(specs))
 
 
 def _files(federation: Federation) -> Iterator[Path]:

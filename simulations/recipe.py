@@ -25,7 +25,7 @@ from fedkd.settings.training import Pretraining, Training
 from fedkd.training.augment import augmentation
 from fedkd.training.rates import SCHEDULES
 from simulations.arms import NAMEABLE, names_by_spec, specs_of
-from simulations.ray_settings import RaySettings
+from simulations.ray_settings import RaySettings, check_models
 from simulations.splits import partition_strategy
 from simulations.transfer import labelled
 
@@ -120,7 +120,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
             raise UserError(f"recipe key {key!r} is an empty list; give at least one value")
         if key in SPECS:
             values[key] = [canonical(option) for option in options]
-    tables = {key: value for key, value in flat.items() if isinstance(value, Mapping)}
+    tables = {key: value for key, value in flat.items() if isinstance(value, Mapping) and "." not in key}
     names = {key: names_by_spec(key, arms, values[key]) for key, arms in tables.items()}
     for table, why in FIXED.items():
         for key, options in values.items():
@@ -142,6 +142,7 @@ def expand(name: str, content: Mapping[str, Any], overrides: Iterable[str] = ())
         alike.setdefault(replace(federation, seed=0), federation)
     for federation in alike.values():
         check(federation)
+    check_models(settings, (model for federation in federations for model in federation.client_models))
     return Recipe(name, federations, swept, settings, flat, names=names)
 
 
@@ -212,7 +213,7 @@ def _rank(key: str) -> int:
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        if isinstance(value, Mapping) and key not in NAMEABLE:
+        if isinstance(value, Mapping) and key not in NAMEABLE and "." not in key:
             if key not in TABLES:
                 raise UserError(f"recipe table [{key}] is unknown; {nearest(key, [*TABLES, *NAMEABLE])}")
             flat |= {f"{key}.{inner}": option for inner, option in value.items()}
@@ -239,7 +240,7 @@ def _override(text: str) -> tuple[str, Any]:
 def _options(key: str, value: Any) -> list[Any]:
     """The values of one key: those of a sweep, or the only one."""
     if isinstance(value, Mapping):
-        return list(specs_of(key, value))
+        return [value] if key.startswith("ray.") else list(specs_of(key, value))
     if not isinstance(value, list):
         return [(value,)] if key in LISTS and isinstance(value, str) else [value]
     if key in LISTS:

@@ -110,11 +110,14 @@ class Study:
         watcher.begins(len(unfinished), missing)
         if not unfinished:
             return []
-        chosen.begin(self.profile.started)
+        chosen.begin(self.profile.started, [federation for federation, _ in unfinished], self.out)
         runs = _Runs(folder, Queue(unfinished), self.stop, watcher, self.profile)
         clients = max(federation.clients for federation, _ in unfinished)
         width = min(lanes or chosen.lanes(clients, len(unfinished)), len(unfinished))
-        chosen.run(runs.drive, clients, width)
+        try:
+            chosen.run(runs.drive, clients, width)
+        except engine.NoWorkersError as error:
+            raise StudyError(f"{error}; complete rounds are kept, and the same command goes on from there") from error
         return runs.failures
 
 
@@ -182,9 +185,12 @@ class _Runs:
             else:
                 started = mean_accuracy(journal.rows(0), federation.evaluate.main)
                 accuracy |= {} if started is None else {0: started}
+            rounds.kinds = lane.kinds(federation)
             rounds.start(lane.grid, lane.nodes, on_round, on_start=on_start)
         except Interrupted:
             return
+        except engine.NoWorkersError:
+            raise
         except Exception as error:
             why = f"{federation.method}, {federation.partition}, seed {federation.seed}: {reason(error)}"
             self.failures.append(why)

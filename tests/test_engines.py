@@ -69,7 +69,7 @@ from simulations.study import Study
 recipe, out, widths = read(sys.argv[1]), Path(sys.argv[2]), list(map(int, sys.argv[3:]))
 shared = engine.chosen("ray", client_app(load_holdings), recipe.ray)
 shared.begin(lambda: None)
-end, shared.begin, shared.close = shared.close, lambda ready: None, lambda: None
+end, shared.begin, shared.close = shared.close, lambda *_: None, lambda: None
 engine.chosen = lambda *_: shared
 for width in widths:
     Study(recipe, out / str(width)).run("ray", lanes=width)

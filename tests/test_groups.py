@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from fedkd.base.errors import FederationError
 from fedkd.flower.apps import client_app
-from fedkd.flower.rounds import Rounds, groups
+from fedkd.flower.rounds import Rounds, groups, separated
 from fedkd.node.holdings import Holdings, Row
-from fedkd.protocol.client import has_state
+from fedkd.protocol.files import has_state
 from fedkd.settings.federation import Federation
 from simulations.engine import InlineGrid
 from tests import small
@@ -57,6 +57,21 @@ def test_a_stack_is_never_divided_unless_clients_are_at_their_own_nodes(sizes: l
     assert all(any(set(stack) <= set(group) for group in shared.values()) for stack in stacks)
     alone = groups(stacks, range(sum(sizes)), sum(sizes), at_home=True)
     assert alone == {client: (client,) for client in range(sum(sizes))}
+
+
+@given(
+    kinds=st.lists(st.sampled_from("abc"), min_size=4, max_size=30), nodes=st.integers(1, 12), share=st.integers(1, 3)
+)
+def test_groups_are_of_one_kind_where_there_are_nodes_for_it(kinds: list[str], nodes: int, share: int) -> None:
+    clients = list(range(0, len(kinds), share))
+    dealt = {
+        node: group
+        for alike, theirs in separated([(client,) for client in clients], range(nodes), kinds)
+        for node, group in groups(alike, theirs, len(kinds)).items()
+    }
+    assert sorted(client for group in dealt.values() for client in group) == clients
+    if nodes >= len({kinds[client] for client in clients}):
+        assert all(len({kinds[client] for client in group}) == 1 for group in dealt.values())
 
 
 class Counting(InlineGrid):

@@ -22,7 +22,8 @@ from fedkd.base.spec import Spec, parse
 from fedkd.flower.wire import from_arrays, to_arrays
 from fedkd.knowledge.knowledge import Knowledge
 from fedkd.method import METHODS, Method
-from fedkd.protocol.client import StateLostError, forget, has_state, take_part
+from fedkd.protocol.client import StateLostError, take_part
+from fedkd.protocol.files import forget, has_state
 from fedkd.protocol.schedule import schedule_of
 from fedkd.settings.federation import Federation
 from tests.small import (

@@ -151,7 +151,7 @@ class TestResources:
             ({"num_gpus": 0.5}, r"ray\.num_gpus.*0\.5 GPUs.*this machine has none"),
         ],
     )
-    def test_more_than_there_is(self, asked: dict[str, float], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_more_than_there_is(self, asked: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("simulations.engine.cluster.cpu_cores", lambda: 2)
         monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
         with pytest.raises(ValueError, match=message):

@@ -149,7 +149,8 @@ def _read_parameters(entry: type[object]) -> Iterator[Parameter]:
             docs.update(_field_docs(owner))
     hints = typing.get_type_hints(entry, include_extras=True)
     for field in dataclasses.fields(entry):
-        default = "required" if field.default is dataclasses.MISSING else repr(_plain(field.default))
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = "required" if made is dataclasses.MISSING else repr(_plain(made))
         yield Parameter(field.name, _type_name(hints[field.name]), default, docs.get(field.name, ""))
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
@@ -19,12 +20,40 @@ T = TypeVar("T")
 _BESIDE: list[Path] = []
 """Folders that are looked in first: that of the recipe."""
 
+_MIRRORS: list[Mirror] = []
+"""Where copies of another machine's files lie, if this machine does not see them; at most one."""
+
 _HASHES: dict[tuple[object, ...], str] = {}
 _ROOMS = frozenset({"fedkd", "partitions", "analysis", "simulations"})
 """fedkd's packages: in a checkout they lie beside the user's file, but are not the user's code."""
 _CACHES: list[Callable[[], None]] = []
 _SETTLED = 2.0
 """Seconds after which a file's times tell whether it has changed: two writes may fall within one tick of the clock."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Copies of another machine's files: each lies below `root` at the path that it has there."""
+
+    root: Path
+    current: str
+    """the current folder there"""
+    data: str
+    """$FEDKD_DATA there; may be empty"""
+    home: str
+
+    def candidates(self, path: str | Path) -> list[Path]:
+        """Where the copy of a file that the user names may lie: see `files.candidates`."""
+        text = str(path)
+        given = Path(self.home + text[1:] if text.startswith("~/") else text)
+        folders = [*map(str, _BESIDE), self.current, *([self.data] if self.data else [])]
+        there = [given] if given.is_absolute() else [Path(folder) / given for folder in folders]
+        return [self.root / os.path.normpath(each).lstrip("/") for each in there]
+
+
+def look_below(mirror: Mirror) -> None:
+    """From now on, look for the user's files among these copies first."""
+    _MIRRORS[:] = [mirror]
 
 
 def file_cache(maxsize: int) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -60,11 +89,13 @@ def candidates(path: str | Path) -> list[Path]:
     A relative path is looked for beside the recipe, then in the current folder, then below $FEDKD_DATA, so that a
     recipe can name its data without a word about the machine.
     """
+    copies = [candidate for mirror in _MIRRORS for candidate in mirror.candidates(path)]
     given = Path(path).expanduser()
     if given.is_absolute():
-        return [given]
-    mirror = os.environ.get("FEDKD_DATA")
-    return [*(folder / given for folder in _BESIDE), given, *([Path(mirror).expanduser() / given] if mirror else [])]
+        return [*copies, given]
+    data = os.environ.get("FEDKD_DATA")
+    here = [*(folder / given for folder in _BESIDE), given, *([Path(data).expanduser() / given] if data else [])]
+    return copies + here
 
 
 def located(path: str | Path) -> Path:

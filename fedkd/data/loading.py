@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from fedkd.data.subset import limited
 _RECENT: OrderedDict[Path, Dataset] = OrderedDict()
 _RECENT_SIZE = 4
 _TURN = threading.Lock()
+_PREPARED: dict[str, Path] = {}
+"""Prepared files of sources that this machine cannot read: see `use_prepared`."""
 
 
 def load(source: str, progress: Progress | None = None) -> Dataset:
@@ -27,7 +30,7 @@ def load(source: str, progress: Progress | None = None) -> Dataset:
     Raises UserError where the source is unknown, missing or damaged.
     """
     name, origin, limit = resolved(source)
-    path = dataset_path(name, origin.stamp())
+    path = _PREPARED.get(repr(origin)) or dataset_path(name, origin.stamp())
     with _TURN:
         known = _RECENT.get(path)
         if known is not None:
@@ -40,6 +43,17 @@ def load(source: str, progress: Progress | None = None) -> Dataset:
         while len(_RECENT) > _RECENT_SIZE:
             _RECENT.popitem(last=False)
     return limited(replace(dataset, name=source), limit)
+
+
+def prepared_file(source: str) -> tuple[str, Path]:
+    """A name for a source without its limit, and the file with its prepared data; it has been loaded before."""
+    name, origin, _ = resolved(source)
+    return repr(origin), dataset_path(name, origin.stamp())
+
+
+def use_prepared(files: Mapping[str, Path]) -> None:
+    """From now on, `load` reads some sources from files that were prepared on another machine: see `prepared_file`."""
+    _PREPARED.update(files)
 
 
 def _silent(what: str, done: int, total: int) -> None: ...

@@ -16,7 +16,8 @@ from fedkd.base.stopwatch import Stopwatch
 from fedkd.data import cache_root
 from fedkd.flower import wire
 from fedkd.node.holdings import Loader
-from fedkd.protocol.client import Reply, forget, set_up_process
+from fedkd.protocol.client import Reply, set_up_process
+from fedkd.protocol.files import forget
 from fedkd.protocol.together import take_part_together
 from fedkd.settings.federation import Federation
 

@@ -16,7 +16,8 @@ from fedkd.flower import wire
 from fedkd.flower.timing import added, divided
 from fedkd.node.holdings import Loader, Row
 from fedkd.node.node import SERVER
-from fedkd.protocol.client import Reply, started
+from fedkd.protocol.client import Reply
+from fedkd.protocol.files import started
 from fedkd.protocol.schedule import schedule_of
 from fedkd.protocol.server import Server, name_of
 from fedkd.settings.federation import Federation
@@ -49,6 +50,8 @@ class Rounds:
         self.server = Server(self.schedule, load(federation, SERVER), store)
         self.seconds: dict[str, float] = {}
         """where the time of the round went until now: see `timing.PARTS`"""
+        self.kinds: Sequence[str] = ()
+        """kind of each client; clients of different kinds are in different groups. Empty: all are of one kind"""
         self._began = time.perf_counter()
         self._groups: dict[int, tuple[int, ...]] = {}
         """clients that each node was asked for in this exchange"""
@@ -68,7 +71,9 @@ class Rounds:
         self._began = time.perf_counter()
         knowledge = self.server.messages(self.schedule.moments[exchange])
         stacks = self.schedule.stacks(self.schedule.moments[exchange], self.server.shape, knowledge)
-        self._groups = groups(stacks, nodes, self.federation.clients, at_home=self.store is None)
+        self._groups = {}
+        for alike, theirs in separated(stacks, nodes, self.kinds):
+            self._groups |= groups(alike, theirs, self.federation.clients, at_home=self.store is None)
         store = None if self.store is None else str(self.store)
         messages = []
         for node, clients in self._groups.items():
@@ -181,6 +186,30 @@ class Rounds:
         if missing:
             raise FederationError(f"no answer from clients {', '.join(map(str, missing))} {when}")
         return received
+
+
+def separated(
+    stacks: Sequence[Sequence[int]], nodes: Sequence[int], kinds: Sequence[str]
+) -> Iterator[tuple[Sequence[Sequence[int]], Sequence[int]]]:
+    """The stacks of each kind, and the nodes for them: in proportion to the number of clients, each at least one.
+
+    All together where there is one kind, or a node for each client, or fewer nodes than kinds.
+    """
+    alike: dict[str, list[Sequence[int]]] = {}
+    for stack in stacks:
+        alike.setdefault(kinds[stack[0]] if kinds else "", []).append(stack)
+    one_by_one = len(nodes) >= len(kinds) and all(len(stack) == 1 for stack in stacks)
+    if len(alike) < 2 or one_by_one or len(nodes) < len(alike):
+        yield stacks, nodes
+        return
+    clients = {kind: sum(map(len, theirs)) for kind, theirs in alike.items()}
+    counts = dict.fromkeys(alike, 1)
+    for _ in range(len(nodes) - len(alike)):
+        counts[max(alike, key=lambda kind: clients[kind] / counts[kind])] += 1
+    first = 0
+    for kind, count in counts.items():
+        yield alike[kind], nodes[first : first + count]
+        first += count
 
 
 def groups(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
@@ -92,6 +93,40 @@ class Answer:
             {int(client): str(why) for client, why in content.config_records[_FAILURES].items()},
             _floats(content.metric_records[_SECONDS]),
         )
+
+
+def header(message: Message) -> tuple[str, int, list[int]]:
+    """The federation as JSON, the exchange and the clients of a request, without what it carries."""
+    settings = message.content.config_records[_EXCHANGE]
+    return str(settings["federation"]), int(str(settings["exchange"])), _clients(settings)
+
+
+def store_of(message: Message) -> Path | None:
+    """The folder for the clients' state that a request names."""
+    store = message.content.config_records[_EXCHANGE].get("store")
+    return None if store is None else Path(str(store))
+
+
+def move_store(message: Message, store: Path) -> None:
+    """Name another folder for the clients' state in a request."""
+    message.content.config_records[_EXCHANGE]["store"] = str(store)
+
+
+def out_of_memory(reply: Message) -> bool:
+    """Whether a client failed because its GPU had too little memory."""
+    if reply.has_error():
+        reasons = [str(reply.error.reason)]
+    else:
+        reasons = [str(why) for why in reply.content.config_records.get(_FAILURES, {}).values()]
+    return any("CUDA" in why and "out of memory" in why for why in reasons)
+
+
+def trained(reply: Message) -> bool:
+    """Whether clients took steps of training for this reply."""
+    if reply.has_error() or _METRICS not in reply.content.metric_records:
+        return False
+    metrics = _floats(reply.content.metric_records[_METRICS])
+    return any(name.endswith("steps") and value > 0 for name, value in metrics.items())
 
 
 def stamp(reply: Message, handed: float, back: float) -> None:

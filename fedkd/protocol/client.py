@@ -21,6 +21,7 @@ from fedkd.node.holdings import Holdings
 from fedkd.node.moment import Moment, Phase
 from fedkd.node.node import Node
 from fedkd.node.received import predicted
+from fedkd.protocol.files import drop_outdated, state_file
 from fedkd.protocol.keeping import keep
 from fedkd.protocol.participant import participant
 from fedkd.protocol.schedule import Schedule, schedule_of
@@ -217,7 +218,7 @@ def _restore(visit: Visit) -> None:
     """Load the state of the client's last exchange from its disk."""
     node = visit.node
     before = visit.schedule.previous(node.id, visit.moment)
-    state = read_tensors(_state_file(visit.store, node.id, before.exchange), node.device)
+    state = read_tensors(state_file(visit.store, node.id, before.exchange), node.device)
     if state is None:
         raise StateLostError(f"client {node.id} has no state of exchange {before.exchange} in {visit.store}")
     # Copied where it was received, because training changes it and the message may be handled again.
@@ -250,32 +251,8 @@ def _keep(visit: Visit) -> None:
             tensors |= scoped("kept/", visit.knowledge)
         if visit.started_right is not None:
             tensors["started_right"] = visit.started_right
-        write_tensors(_state_file(store, node.id, visit.moment.exchange), tensors)
-    # The state that this exchange has read stays, because the server may repeat the exchange.
-    if visit.moment.exchange > 0:
-        read = schedule.previous(node.id, visit.moment)
-        if read.exchange > 0:
-            _state_file(store, node.id, schedule.previous(node.id, read).exchange).unlink(missing_ok=True)
-
-
-def forget(client: int, store: Path) -> None:
-    """Delete all state of this client from its disk."""
-    for file in store.glob(f"client-{client}-*"):
-        file.unlink(missing_ok=True)
-
-
-def started(store: Path) -> int:
-    """Number of clients that have written their state of the start."""
-    return sum(1 for _ in store.glob("client-*-0.state"))
-
-
-def has_state(store: Path, client: int, exchange: int) -> bool:
-    """Whether a client could continue after this exchange: its state exists and is complete."""
-    return read_tensors(_state_file(store, client, exchange)) is not None
-
-
-def _state_file(store: Path, client: int, exchange: int) -> Path:
-    return store / f"client-{client}-{exchange}.state"
+        write_tensors(state_file(store, node.id, visit.moment.exchange), tensors)
+    drop_outdated(schedule, node.id, visit.moment, store)
 
 
 def best_device() -> torch.device:

@@ -18,7 +18,7 @@ from fedkd.models.architecture import Shape
 from fedkd.node.holdings import Holdings, Row
 from fedkd.node.moment import Moment, Phase
 from fedkd.node.node import SERVER
-from fedkd.protocol.client import has_state
+from fedkd.protocol.files import has_state
 from fedkd.protocol.ledger import Metrics, absent_rows, added, evaluations, rows_of, without_evaluations
 from fedkd.protocol.participant import participant
 from fedkd.protocol.schedule import Schedule

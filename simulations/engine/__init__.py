@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 
 from simulations.engine.inline import Inline as Inline
 from simulations.engine.inline import InlineGrid as InlineGrid
+from simulations.engine.jobs import NoWorkersError as NoWorkersError
 from simulations.engine.lanes import Drive as Drive
 from simulations.engine.lanes import Lane as Lane
 from simulations.engine.on_ray import OnRay as OnRay

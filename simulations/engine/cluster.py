@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from flwr.app import Context
 from flwr.clientapp import ClientApp
 
-from simulations.engine.dispatcher import Outcome
+from fedkd.base.errors import UserError
+from simulations.engine.jobs import Job, first
 from simulations.engine.lanes import cpu_cores
 from simulations.engine.resources import Need, Room, rooms_of
-from simulations.engine.workers import Worker
+from simulations.engine.starting import check_reachable, lean, prepare_environment
+from simulations.engine.travelling import Greeting, Probe, packed, state_came_back, state_to_send
+from simulations.engine.workers import Answered, Meter, Worker
+from simulations.ray_settings import RaySettings
 
 
 class RayCluster:
@@ -28,44 +30,66 @@ class RayCluster:
     thread that started them.
     """
 
-    def __init__(self, app: ClientApp, verbose: bool) -> None:
-        self._app, self._verbose = app, verbose
+    def __init__(
+        self, app: ClientApp, settings: RaySettings, verbose: bool = False, meter: Meter | None = None
+    ) -> None:
+        self._app, self._settings, self._verbose, self._meter = app, settings, verbose, meter
         self._ours = False
         """whether this object made the connection, and so ends it"""
+        self.probe = Probe()
+        self.travelling: tuple[list[Path], dict[str, Path]] = ([], {})
+        """files and prepared data sets for workers that do not see them"""
+        self._bundle: Any = None
+        self._packing = threading.Lock()
+        self._threads = ThreadPoolExecutor(256, "ray")
 
     def connect(self) -> None:
-        """Start Ray on this machine. A Ray that this process is connected to already is used, and left running."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-        # Workers without a GPU must not see one, because a client uses every GPU it sees. Ray will change its default.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-        warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
+        """Connect to the cluster that the recipe names, or start Ray on this machine.
+
+        A Ray that this process is connected to already is used, and left running.
+
+        Raises:
+            UserError: there is no such cluster, or it cannot be used.
+        """
+        prepare_environment()
         import ray
 
         if ray.is_initialized():
             return
-        with nullcontext() if self._verbose else _lean():
-            # Without a runtime environment, which halves the start of workers; "local": whatever else runs here.
-            ray.init(
-                address="local",
-                num_cpus=cpu_cores(),
-                include_dashboard=False,
-                log_to_driver=self._verbose,
-                logging_level=logging.INFO if self._verbose else logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
+        address = self._settings.address
+        options = {
+            "log_to_driver": self._verbose,
+            "logging_level": logging.INFO if self._verbose else logging.ERROR,
+        }
+        if address:
+            check_reachable(address)
+            try:
+                ray.init(address=address, **options)
+            except Exception as error:
+                raise UserError(f"recipe key 'ray.address': {address!r} cannot be used: {first(error)}") from error
+        else:
+            with nullcontext() if self._verbose else lean():
+                # Without a runtime environment, which halves the start of workers; "local": whatever else runs here.
+                ray.init(
+                    "local", num_cpus=cpu_cores(), include_dashboard=False, _node_ip_address="127.0.0.1", **options
+                )
         self._ours = True
         # Ray prints about workers that died, without any logger.
         ray._private.worker._worker_logs_enabled = self._verbose
 
     def seen(self) -> tuple[list[Room], str]:
-        """What there is, and where, before `connect`: of a Ray that runs already, else of this machine."""
-        import torch
-
+        """What there is, and where: in the cluster, or before `connect` on this machine."""
         ray = sys.modules.get("ray")
         if ray is not None and ray.is_initialized():
             return rooms_of(ray.nodes()), "Ray's cluster"
+        import torch
+
         return [Room(cpu_cores(), torch.cuda.device_count())], "this machine"
+
+    @property
+    def changes(self) -> bool:
+        """Whether nodes may come and go."""
+        return bool(self._settings.address)
 
     def rooms(self) -> list[Room]:
         """What the living nodes have."""
@@ -73,14 +97,10 @@ class RayCluster:
 
         return rooms_of(ray.nodes())
 
-    def room_for(self, need: Need) -> bool:
-        """Whether a living node can hold a worker."""
-        return any(room.holds(need) for room in self.rooms())
-
     def start(self, need: Need) -> Any:
         """A new worker. If it dies, Ray does not start it again: its message may go to another."""
         options = {"num_cpus": need.cpus, "num_gpus": need.gpus, "max_restarts": 0, "max_task_retries": 0}
-        return self._worker.options(**options).remote(self._app, self._verbose)
+        return self._worker.options(**options).remote(self._app, self._verbose, self._meter)
 
     @cached_property
     def _worker(self) -> Any:
@@ -88,13 +108,36 @@ class RayCluster:
 
         return ray.remote(Worker)
 
-    def greet(self, actor: Any) -> Future[Any]:
-        """Done when the worker is ready."""
-        return _future(actor.greet.remote())
+    def greet(self, actor: Any) -> Future[bool]:
+        """Done when the worker is ready and has all files; whether it does not see the driver's disk."""
+        return self._threads.submit(self._greeted, actor)
 
-    def call(self, actor: Any, parcel: Any, context: Context) -> Future[Outcome]:
+    def _greeted(self, actor: Any) -> bool:
+        import ray
+
+        greeting: Greeting = ray.get(actor.greet.remote(self.probe))
+        if not greeting.sees_files:
+            with self._packing:
+                self._bundle = self._bundle or ray.put(packed(*self.travelling))
+            ray.get(actor.unpack.remote(self._bundle))
+        return not greeting.sees_state
+
+    def call(self, actor: Any, job: Job, distant: bool) -> Future[Answered]:
         """Have a worker answer a message."""
-        return _future(actor.handle.remote(parcel, context))
+        if distant:
+            return self._threads.submit(self._called, actor, job)
+        future: Future[Answered] = actor.handle.remote(job.parcel, job.context).future()
+        return future
+
+    def _called(self, actor: Any, job: Job) -> Answered:
+        """The answer of a worker that does not see the driver's disk: state goes and comes with the message."""
+        import ray
+
+        state = ray.put(state_to_send(job.message))
+        answer, back = ray.get(actor.handle_at_a_distance.remote(job.parcel, job.context, state))
+        state_came_back(job.message, back)
+        done: Answered = answer
+        return done
 
     def kill(self, actor: Any) -> None:
         """End a worker."""
@@ -112,26 +155,9 @@ class RayCluster:
         """End Ray if it was started here."""
         import ray
 
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._ours:
             ray.shutdown()
-
-
-@contextmanager
-def _lean() -> Iterator[None]:
-    """Start Ray without its autoscaler, log monitor and dashboard server: a third of the work of its start.
-
-    One machine does not grow, nobody reads the workers' logs, and there is no dashboard; Ray has no options for this.
-    """
-    from ray._private.node import Node
-
-    unused = {name: getattr(Node, name) for name in ("start_monitor", "start_log_monitor", "start_api_server")}
-    for name in unused:
-        setattr(Node, name, lambda *_, **__: None)
-    try:
-        yield
-    finally:
-        for name, method in unused.items():
-            setattr(Node, name, method)
 
 
 def stored(content: Any) -> Any:
@@ -139,8 +165,3 @@ def stored(content: Any) -> Any:
     import ray
 
     return ray.put(content)
-
-
-def _future(reference: Any) -> Future[Any]:
-    future: Future[Any] = reference.future()
-    return future

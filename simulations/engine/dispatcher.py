@@ -1,82 +1,30 @@
-"""Hands messages to idle workers, and again to others where a worker dies. Everything is an event; nothing polls."""
+"""Hands messages to idle workers, and again to others where a worker dies. Everything is an event."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
 
-from flwr.app import Context, Message
-
-from fedkd.flower.wire import stamp
+from fedkd.base.errors import UserError
+from fedkd.flower.wire import out_of_memory, stamp, trained
 from simulations.engine.grid import failed
-from simulations.engine.resources import Need
+from simulations.engine.jobs import Cluster, Handle, Job, NoWorkersError, first
+from simulations.engine.resources import Need, plan
+from simulations.engine.sizes import Sizes
+from simulations.engine.workers import Answered
 
 ATTEMPTS = 3
 """Times that a message is handed to a worker, if the worker dies each time."""
-LOST_AFTER = 5.0
-"""Seconds between two checks whether the cluster can still hold a worker. They are made only when there is none."""
-
-Outcome = tuple[Message, Context]
-"""The reply to a message, and the context of its node afterwards."""
-
-
-class NoWorkersError(RuntimeError):
-    """No worker is left, and there is no room for another."""
-
-
-@dataclass(eq=False)
-class Job:
-    """A message that is to be answered."""
-
-    message: Message
-    context: Context
-    need: Need
-    size: int
-    """clients in the group"""
-    outcome: Future[Outcome]
-    parcel: Any
-    """what is handed to the worker: the message, or a reference to it in the object store"""
-    attempts: int = 0
-    handed: float = 0.0
-    """when a worker got it, by `time.perf_counter`"""
-
-
-@dataclass(eq=False)
-class Handle:
-    """A worker as the dispatcher knows it."""
-
-    actor: Any
-    need: Need
-    job: Job | None = None
-    ready: bool = False
-
-
-class Cluster(Protocol):
-    """What the dispatcher needs of Ray."""
-
-    def start(self, need: Need) -> Any:
-        """A new actor."""
-
-    def greet(self, actor: Any) -> Future[Any]:
-        """Done when the actor is ready."""
-
-    def call(self, actor: Any, parcel: Any, context: Context) -> Future[Outcome]:
-        """Have an actor answer a message."""
-
-    def kill(self, actor: Any) -> None:
-        """End an actor."""
-
-    def is_of_the_worker(self, error: BaseException) -> bool:
-        """Whether an error means that the worker died, and not that its code raised."""
-
-    def room_for(self, need: Need) -> bool:
-        """Whether a living node can hold an actor."""
+CHECK = 5.0
+"""Seconds without an event until it is checked which nodes there are: in a cluster, or where no worker is left."""
+PATIENCE = 600.0
+"""Seconds to wait for a worker where there is none: a cluster may be full, or growing."""
 
 
 @dataclass(eq=False)
@@ -84,6 +32,7 @@ class Dispatcher:
     """The one queue of all lanes. All its state belongs to the thread that runs `serve`."""
 
     cluster: Cluster
+    sizes: Sizes
     ready: Callable[[], None] = lambda: None
     """called once, when the first worker is ready"""
     _events: queue.SimpleQueue[Callable[[], None] | None] = field(default_factory=queue.SimpleQueue)
@@ -91,33 +40,42 @@ class Dispatcher:
     _workers: list[Handle] = field(default_factory=list)
     _favourites: dict[int, Handle] = field(default_factory=dict)
     """the worker that served a node last: its caches have the data of the node's clients"""
+    _work: dict[frozenset[str], float] = field(default_factory=dict)
+    """how much there is to do, by kinds"""
     _broken: BaseException | None = None
+    _stillborn: int = 0
+    """workers that died before they were ready, since one was"""
+    _waiting: float = 0.0
+    """seconds without any worker"""
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Have messages answered. Safe in every thread; returns at once."""
         self._events.put(partial(self._enqueue, list(jobs)))
 
     def end(self) -> None:
-        """End `serve` after what has been submitted is handed out. Safe in every thread."""
+        """End `serve`. Safe in every thread."""
         self._events.put(None)
 
-    def serve(self, pool: Sequence[Need]) -> None:
-        """Start a worker of each size in `pool`, and hand out messages until `end` is called."""
-        for need in pool:
-            self._start(need)
+    def serve(self, work: Mapping[str, float]) -> None:
+        """Start workers for the kinds in `work`, and hand out messages until `end` is called."""
+        self._work = {frozenset([kind]): much for kind, much in work.items()}
+        self._attempt(self._fit)
         while True:
             try:
-                event = self._events.get(timeout=LOST_AFTER if self._stranded else None)
+                event = self._events.get(timeout=CHECK if self._stranded or self.cluster.changes else None)
             except queue.Empty:
-                event = self._look_for_room
+                event = self._look_around
             if event is None:
                 break
-            try:
-                event()
-            except Exception as error:
-                self._give_up(error)
+            self._attempt(event)
         for worker in self._workers:
             self.cluster.kill(worker.actor)
+
+    def _attempt(self, event: Callable[[], None]) -> None:
+        try:
+            event()
+        except Exception as error:
+            self._give_up(error)
 
     @property
     def _stranded(self) -> bool:
@@ -130,6 +88,11 @@ class Dispatcher:
             return
         # Large groups first: a small one at the end leaves the other workers idle for less time.
         self._pending += sorted(jobs, key=lambda job: -job.size)
+        for job in jobs:
+            need = self.sizes.of(job.kinds)
+            if not any(worker.need.covers(need) for worker in self._workers):
+                self._work[job.kinds] = 1.0
+                self._fit()
         self._match()
 
     def _match(self) -> None:
@@ -139,44 +102,79 @@ class Dispatcher:
             for job in list(self._pending):
                 if not idle:
                     return
-                favourite = self._favourites.get(job.message.metadata.dst_node_id)
-                fit = [worker for worker in idle if worker.need.covers(job.need)]
-                if preferred:
-                    fit = [worker for worker in fit if worker is favourite]
+                need, favourite = self.sizes.of(job.kinds), self._favourites.get(job.node)
+                fit = [each for each in idle if each.need.covers(need) and (not preferred or each is favourite)]
                 if fit:
-                    worker = min(fit, key=lambda each: (each.need.gpus, each.need.cpus))
+                    worker = min(fit, key=lambda each: each.need)
                     idle.remove(worker)
                     self._pending.remove(job)
                     self._hand(job, worker)
 
     def _hand(self, job: Job, worker: Handle) -> None:
-        worker.job = job
+        worker.job, job.handed = job, time.perf_counter()
         job.attempts += 1
-        job.handed = time.perf_counter()
-        self._favourites[job.message.metadata.dst_node_id] = worker
-        answer = self.cluster.call(worker.actor, job.parcel, job.context)
+        self._favourites[job.node] = worker
+        answer = self.cluster.call(worker.actor, job, worker.distant)
         answer.add_done_callback(
             lambda done: self._events.put(partial(self._answered, worker, job, done, time.perf_counter()))
         )
 
-    def _answered(self, worker: Handle, job: Job, done: Future[Outcome], back: float) -> None:
+    def _answered(self, worker: Handle, job: Job, done: Future[Answered], back: float) -> None:
         worker.job = None
         error = done.exception()
         if error is None:
-            self._match()  # first of all, the worker gets its next message
-            stamp(done.result()[0], job.handed, back)
-            job.outcome.set_result(done.result())
+            self._back(worker, job, done.result(), back)
         elif self.cluster.is_of_the_worker(error):
-            self._replace(worker)
             if job.attempts < ATTEMPTS:
                 self._pending.insert(0, job)
             else:
-                why = f"the process of its worker ended {ATTEMPTS} times while it served this client or its group"
-                job.outcome.set_result((failed(job.message, why), job.context))
-            self._match()
+                clients = "these clients" if job.size > 1 else "this client"
+                why = f"the process that served {clients} ended abruptly, {ATTEMPTS} times in a row: {first(error)}"
+                _fulfil(job, Answered(failed(job.message, why), job.context))
+            self._remove(worker)
+            self._fit()
         else:
-            job.outcome.set_result((failed(job.message, f"{type(error).__name__}: {error}"), job.context))
-            self._match()
+            why = f"{type(error).__name__}: {first(error)}"
+            _fulfil(job, Answered(failed(job.message, why), job.context))
+        self._match()
+
+    def _back(self, worker: Handle, job: Job, answer: Answered, back: float) -> None:
+        """A reply has come. One that tells of too little GPU memory is thrown away, if less clients can share one."""
+        if worker.need.gpus and out_of_memory(answer.reply):
+            outdated = worker.need.gpus < self.sizes.of(job.kinds).gpus
+            if outdated or self.sizes.halve(job.kinds):
+                job.attempts = 0
+                self._pending.insert(0, job)
+                self._remove(worker)  # with all the memory that it holds
+                self._fit()
+                return
+        if worker.leaving:
+            self._remove(worker)
+        if answer.used and trained(answer.reply):
+            changes = [self.sizes.measure(kind, answer.used) for kind in job.kinds]
+            if any(changes):
+                self._fit()
+        self._match()  # before anything else, the worker gets its next message
+        stamp(answer.reply, job.handed, back)
+        _fulfil(job, answer)
+
+    def _fit(self) -> None:
+        """Start and end workers, so that they are those for which there is room and work now."""
+        work: dict[Need, float] = {}
+        for kinds, much in self._work.items():
+            need = self.sizes.of(kinds)
+            work[need] = work.get(need, 0.0) + much
+        try:
+            missing = Counter(plan(work, self.cluster.rooms()))
+        except UserError as error:
+            raise NoWorkersError(str(error)) from error
+        for worker in sorted(self._workers, key=lambda each: (not each.ready, each.job is None)):
+            worker.leaving = missing[worker.need] == 0
+            missing[worker.need] -= not worker.leaving
+            if worker.leaving and worker.job is None:
+                self._remove(worker)
+        for need in missing.elements():
+            self._start(need)
 
     def _start(self, need: Need) -> None:
         worker = Handle(self.cluster.start(need), need)
@@ -184,30 +182,34 @@ class Dispatcher:
         greeting = self.cluster.greet(worker.actor)
         greeting.add_done_callback(lambda done: self._events.put(partial(self._greeted, worker, done)))
 
-    def _greeted(self, worker: Handle, done: Future[Any]) -> None:
+    def _greeted(self, worker: Handle, done: Future[bool]) -> None:
+        if worker not in self._workers:
+            return  # it has been ended while it started
         error = done.exception()
         if error is None:
-            if not any(each.ready for each in self._workers):
-                self.ready()
-                self.ready = lambda: None
-            worker.ready = True
+            worker.ready, worker.distant = True, done.result()
+            self._stillborn, self._waiting = 0, 0.0
+            self.ready()
+            self.ready = lambda: None
             self._match()
-        elif self.cluster.is_of_the_worker(error):
-            self._replace(worker)
+        elif self.cluster.is_of_the_worker(error) and self._stillborn < ATTEMPTS:
+            self._stillborn += 1
+            self._remove(worker)
+            self._fit()
         else:
-            self._give_up(error)
+            raise NoWorkersError(f"a worker cannot start: {first(error)}")
 
-    def _replace(self, worker: Handle) -> None:
-        """Start another worker in place of one that died, if a node has room for it."""
-        logging.getLogger("flwr").warning("a worker died")
-        if worker in self._workers:
-            self._workers.remove(worker)
-            self.cluster.kill(worker.actor)
-            self._start(worker.need)
+    def _remove(self, worker: Handle) -> None:
+        logging.getLogger("flwr").info("a worker ends")
+        self._workers.remove(worker)
+        self.cluster.kill(worker.actor)
 
-    def _look_for_room(self) -> None:
-        if self._stranded and not any(self.cluster.room_for(worker.need) for worker in self._workers):
-            self._give_up(NoWorkersError("no node with room for a worker is left"))
+    def _look_around(self) -> None:
+        """Use nodes that have come, and do not wait for those that have gone."""
+        self._waiting += CHECK if self._stranded else 0.0
+        self._fit()
+        if self._waiting > PATIENCE:
+            raise NoWorkersError(f"no worker has started within {PATIENCE:.0f} s; is the cluster in use by others?")
 
     def _give_up(self, error: BaseException) -> None:
         self._broken = error
@@ -216,3 +218,8 @@ class Dispatcher:
             if not job.outcome.done():
                 job.outcome.set_exception(error)
         self._pending.clear()
+
+
+def _fulfil(job: Job, answer: Answered) -> None:
+    if not job.outcome.done():  # it is when the study has been given up
+        job.outcome.set_result(answer)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from fedkd.flower.wire import stamp
+from fedkd.settings.federation import Federation
 from simulations.engine.grid import LocalGrid, answered, name_message
-from simulations.engine.lanes import Drive, divided, lanes_for
+from simulations.engine.lanes import Drive, Lane, divided, lanes_for
 from simulations.engine.quiet import quiet
 
 
@@ -56,8 +58,11 @@ class Inline:
         self._app, self._verbose = app, verbose
         os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
-    def begin(self, ready: Callable[[], None]) -> None:
+    def begin(
+        self, ready: Callable[[], None], federations: Sequence[Federation] = (), folder: Path | None = None
+    ) -> None:
         """Nothing has to be started; `ready` is called at once."""
+        del federations, folder
         ready()
 
     def lanes(self, clients: int, federations: int) -> int:
@@ -68,7 +73,7 @@ class Inline:
         """Run `drive`. In one process a node costs nothing, so each client is a node, and replies come one by one."""
         grid = InlineGrid(self._app, clients * lanes)
         with quiet(self._verbose):
-            drive(divided(grid, sorted(grid.get_node_ids()), lanes))
+            drive([Lane(grid, nodes) for nodes in divided(grid, lanes)])
 
     def close(self) -> None:
         """Nothing is left to end."""

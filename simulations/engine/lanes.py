@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flwr.serverapp import Grid
+
+from fedkd.settings.federation import Federation
 
 MOST_CLIENTS = 400
 """Clients whose messages are in flight at once, in all lanes together: the driver holds them in memory."""
@@ -18,16 +20,19 @@ class Lane:
 
     grid: Grid
     nodes: list[int]
+    kinds: Callable[[Federation], Sequence[str]] = lambda federation: ()  # noqa: ARG005
+    """the kind of each client of a federation: clients of different kinds need different workers"""
 
 
 Drive = Callable[[list[Lane]], None]
 """Uses the lanes; the runtime ends when it returns."""
 
 
-def divided(grid: Grid, nodes: list[int], lanes: int) -> list[Lane]:
-    """Lanes with an equal number of a grid's nodes each."""
+def divided(grid: Grid, lanes: int) -> list[list[int]]:
+    """The nodes of a grid, for each of some lanes the same number."""
+    nodes = sorted(grid.get_node_ids())
     width = len(nodes) // lanes
-    return [Lane(grid, nodes[lane * width : (lane + 1) * width]) for lane in range(lanes)]
+    return [nodes[lane * width : (lane + 1) * width] for lane in range(lanes)]
 
 
 def lanes_for(clients: int, federations: int, workers: int) -> int:

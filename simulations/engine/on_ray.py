@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
+from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedkd.base.disk import write_whole
+from fedkd.flower import wire
+from fedkd.settings.federation import Federation
 from simulations.engine.cluster import RayCluster, stored
-from simulations.engine.dispatcher import Dispatcher, Job
+from simulations.engine.dispatcher import Dispatcher
 from simulations.engine.grid import LocalGrid, name_message
-from simulations.engine.lanes import Drive, divided, lanes_for
+from simulations.engine.jobs import Job
+from simulations.engine.lanes import Drive, Lane, divided, lanes_for
 from simulations.engine.quiet import quiet
-from simulations.engine.resources import check, default_need, workers
+from simulations.engine.resources import check, plan
+from simulations.engine.sizes import Sizes
+from simulations.engine.travelling import Probe, to_send, versions
+from simulations.engine.workers import Meter
 from simulations.ray_settings import RaySettings
 
 GROUPS_A_WORKER = 2
@@ -55,30 +65,57 @@ class RayGrid(LocalGrid):
 
     def _taken(self, name: str) -> Message:
         job = self._jobs.pop(name)
-        reply, self._contexts[job.message.metadata.dst_node_id] = job.outcome.result()
-        return reply
+        answer = job.outcome.result()
+        self._contexts[job.node] = answer.context
+        return answer.reply
 
 
 class OnRay:
     """The engine on Ray. Its thread starts Ray and the workers, hands messages out, and ends them."""
 
-    def __init__(self, app: ClientApp, settings: RaySettings, verbose: bool = False) -> None:
-        """Raises UserError: a client is to have more CPUs or GPUs than there are."""
+    def __init__(
+        self, app: ClientApp, settings: RaySettings, verbose: bool = False, meter: Meter | None = None
+    ) -> None:
+        """`meter` measures what clients need of a GPU; None: by CUDA.
+
+        Raises:
+            UserError: the cluster cannot be used, or a client is to have more CPUs or GPUs than there are.
+        """
         self._settings, self._quiet = settings, quiet(verbose)
-        self._cluster = RayCluster(app, verbose)
-        check(settings, *self._cluster.seen())
-        self.dispatcher = Dispatcher(self._cluster)
+        self._cluster = RayCluster(app, settings, verbose, meter)
+        try:
+            if settings.address:
+                self._cluster.connect()
+            rooms, where = self._cluster.seen()
+            check(settings, rooms, where)
+        except BaseException:
+            self._cluster.close()
+            raise
+        self.dispatcher = Dispatcher(self._cluster, Sizes(settings, max(room.gpus for room in rooms)))
         self._workers: Future[int] = Future()
-        """number of workers, once Ray runs"""
+        """number of workers to begin with, once Ray runs"""
+        self._work: dict[str, float] = {}
+        self._nonce: Path | None = None
         # A thread that lives on: Ray's processes end with the thread that started them.
         self._thread = threading.Thread(target=self._serve, name="ray", daemon=True)
 
-    def begin(self, ready: Callable[[], None]) -> None:
+    def begin(
+        self, ready: Callable[[], None], federations: Sequence[Federation] = (), folder: Path | None = None
+    ) -> None:
         """Start Ray and the workers, which import what they need while the caller goes on.
 
-        `ready` is called once, from another thread, when the first worker is ready.
+        `ready` is called once, from another thread, when the first worker is ready. What the workers are given follows
+        from the `federations`; without any, it is the same for all. `folder` will have their results.
         """
+        for federation in federations:
+            for model in federation.client_models:
+                kind = self.dispatcher.sizes.kind(model)
+                self._work[kind] = self._work.get(kind, 0.0) + 1
+        if not federations:
+            self._work = {self.dispatcher.sizes.kind(""): 1.0}
         self.dispatcher.ready = ready
+        if folder is not None and (self._settings.address or self._settings.shared_disk is False):
+            self._prepare_to_travel(federations, folder)
         self._quiet.__enter__()
         self._thread.start()
 
@@ -90,7 +127,7 @@ class OnRay:
         """Run `drive` on nodes whose messages the workers answer. Whatever `drive` raises is raised here."""
         nodes = min(clients, GROUPS_A_WORKER * self._workers.result())
         grid = RayGrid(self, nodes * lanes)
-        drive(divided(grid, sorted(grid.get_node_ids()), lanes))
+        drive([Lane(grid, nodes, self._kinds) for nodes in divided(grid, lanes)])
 
     def close(self) -> None:
         """End the workers, and Ray if it was started here."""
@@ -98,33 +135,45 @@ class OnRay:
             self.dispatcher.end()
             self._thread.join()
             self._quiet.__exit__(None, None, None)
+        else:
+            self._cluster.close()
+        if self._nonce is not None:
+            self._nonce.unlink(missing_ok=True)
 
     def job(self, message: Message, context: Context) -> Job:
         """A message as the dispatcher takes it."""
+        text, _, clients = wire.header(message)
+        federation = Federation.from_json(text)
+        kinds = self.dispatcher.sizes.kinds(federation, clients)
         size = sum(len(array.data) for record in message.content.array_records.values() for array in record.values())
-        parcel = stored(message) if size > LARGE else message
-        return Job(message, context, default_need(self._settings), _clients(message), Future(), parcel)
+        return Job(message, context, kinds, len(clients), stored(message) if size > LARGE else message)
+
+    def _kinds(self, federation: Federation) -> list[str]:
+        """The kind of each client."""
+        return [self.dispatcher.sizes.kind(model) for model in federation.client_models]
+
+    def _prepare_to_travel(self, federations: Sequence[Federation], folder: Path) -> None:
+        """Have workers look whether they see the driver's disk; what they need where they do not is known."""
+        self._nonce = folder.absolute() / f".driver-{uuid.uuid4().hex}"
+        write_whole(self._nonce, self._nonce.name.encode())
+        paths, data = to_send(federations)
+        known = tuple((str(path), path.stat().st_size) for path in (*paths, *data.values()))
+        shared = None if self._settings.shared_disk == "auto" else self._settings.shared_disk
+        self._cluster.probe = Probe(str(self._nonce), self._nonce.name, known, versions(), shared)
+        self._cluster.travelling = paths, data
 
     def _serve(self) -> None:
         try:
-            self._cluster.connect()
-            need = default_need(self._settings)
-            count = max(1, workers(need, self._cluster.rooms()))
-            logging.getLogger("flwr").info("%d workers with %g CPUs and %g GPUs each", count, need.cpus, need.gpus)
-            self._workers.set_result(count)
+            if not self._settings.address:
+                self._cluster.connect()
+            work = {self.dispatcher.sizes.needs[kind]: much for kind, much in self._work.items()}
+            pool = Counter(plan(work, self._cluster.rooms()))
+            for need, count in pool.items():
+                logging.getLogger("flwr").info("%d workers with %s each", count, need)
+            self._workers.set_result(pool.total())
+            self.dispatcher.serve(self._work)
         except BaseException as error:
-            self._workers.set_exception(error)
-            return
-        try:
-            self.dispatcher.serve([need] * count)
+            if not self._workers.done():
+                self._workers.set_exception(error)
         finally:
             self._cluster.close()
-
-
-def _clients(message: Message) -> int:
-    """Number of clients that a message is for."""
-    for record in message.content.config_records.values():
-        clients = record.get("clients")
-        if isinstance(clients, list):
-            return len(clients)
-    return 1
