@@ -14,7 +14,7 @@ from fedkd.base.errors import FederationError
 from fedkd.base.store import read_tensors
 from fedkd.data import cache_root
 from fedkd.node.holdings import Holdings
-from fedkd.protocol.client import has_state
+from fedkd.protocol.files import has_state
 from fedkd.settings.federation import Federation
 from fedkd.settings.training import Pretraining
 from fedkd.training import stacked

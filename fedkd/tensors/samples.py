@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedkd.tensors.devices import on_device
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -22,8 +24,8 @@ class Data:
         return len(self.x)
 
     def to(self, device: torch.device) -> Data:
-        """The same samples on a device; itself where they are there already."""
-        return Data(self.x.to(device), None if self.y is None else self.y.to(device))
+        """The same samples on a device; what is there already is not copied again."""
+        return Data(on_device(self.x, device), None if self.y is None else on_device(self.y, device))
 
 
 def rows_a_sample(x: Tensor) -> int:
