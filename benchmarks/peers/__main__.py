@@ -36,6 +36,7 @@ class Contender:
 CONTENDERS = (
     Contender("fedkd", "ours"),
     Contender("fedkd, bfloat16", "ours", "A", ("--precision", "bfloat16")),
+    Contender("fedkd, stacked", "ours", "B", ("--set", 'train.stack="auto"')),
     Contender("bare loop", "bare"),
     Contender("bare loop, channels last", "bare", "A", ("--layout", "channels_last")),
     Contender("HtFLlib", "htfllib", "A"),
