@@ -30,12 +30,15 @@ SHAPE = (3, 32, 32)
 TOLERANCE = {"accuracy": 0.02, "loss": 0.02}
 """how far a measurement on the GPU may lie from that on the CPU after two rounds; sums are in another order there"""
 MODELS = ("fedavg_cnn", "resnet8")
+ALL = -1
+"""stands for the number of clients"""
 VARIANTS: dict[str, dict[str, Any]] = {
     "one by one": {},
     "one by one, bfloat16": {"train.precision": "bfloat16"},
     "one by one, compiled": {"train.compile": True},
-    "stacked": {"train.stack": "auto"},
-    "stacked, bfloat16": {"train.stack": "auto", "train.precision": "bfloat16"},
+    "stacked": {"train.stack": ALL},
+    "stacked, bfloat16": {"train.stack": ALL, "train.precision": "bfloat16"},
+    "stacked, compiled": {"train.stack": ALL, "train.compile": True},
 }
 
 
@@ -153,6 +156,7 @@ def training(setting: Setting) -> Iterator[str]:
             if setting.quick and "train.compile" in settings:
                 yield f"{label} | not run: quick"
                 continue
+            settings = {key: setting.clients if value is ALL else value for key, value in settings.items()}
             often = {"evaluate.every": 1000} if "evaluate.every" in known_keys() else {}
             timing = run(setting, federation(setting.clients, 1 + setting.repeats, models=model, **often, **settings))
             each = dict[tuple[int, str], float]()
