@@ -5,7 +5,7 @@
     python -m benchmarks --only floor peers --data mnist.npz --htfllib FOLDER
 
 Each script runs by itself too and says at its head what it measures. `--data`, `--htfllib` and `--python` go to
-`benchmarks.peers`.
+`benchmarks.peers`, `--data` to `benchmarks.before_after` too.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ SCRIPTS = (
     Script("startup", "seconds to the first federation"),
     Script("quickstart", "the main job from the command to the last figure", (), ("--engine", "inline")),
     Script("peers", "side by side with others", ("--repeats", "3"), ("--repeats", "1", "--rounds", "2")),
+    Script("before_after", "a round by part, before and now", ("--repeats", "3"), ()),
     Script("scale", "a client and round at 100 and 1,000 clients", (), ("--clients", "100")),
     Script("cost", "a cost model and its error", ("--sizes", "10", "100", "1000", "10000"), ("--sizes", "10", "100")),
     Script("long", "200 rounds: does anything grow", ("rounds",), ("rounds", "--rounds", "40")),
@@ -61,10 +62,12 @@ def run(script: Script, asked: argparse.Namespace) -> str:
     if find_spec(module) is None:
         return "not run: there is no such script"
     command = [sys.executable, "-m", module, *script.arguments(asked.quick)]
+    if script.name == "before_after" and not asked.data:
+        return "not run: it needs --data"
+    if script.name in ("peers", "before_after") and asked.data:
+        command += ["--data", asked.data]
     if script.name == "peers":
-        for option in ("data", "htfllib"):
-            if given := getattr(asked, option):
-                command += [f"--{option}", given]
+        command += ["--htfllib", asked.htfllib] if asked.htfllib else []
         command += [part for text in asked.python for part in ("--python", text)]
     print(f"\n## {' '.join(command[2:])}\n{script.what}\n", flush=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}

@@ -11,9 +11,10 @@ import pytest
 
 from benchmarks import bundle, bundled, gpu
 from benchmarks.__main__ import SCRIPTS
+from benchmarks.before_after import JOB, NOW, PARTS, draw
 from benchmarks.cost import SMALL, TERMS, Size, fitted, predicted
 from benchmarks.long import large_federation, slope
-from simulations.recipe import check
+from simulations.recipe import check, read
 
 
 def test_cost_model_recovers_known_coefficients() -> None:
@@ -117,3 +118,23 @@ def test_gpu_benchmark_says_that_there_is_none(
 def test_scripts_of_make_bench_have_names_of_their_own() -> None:
     assert len({script.name for script in SCRIPTS}) == len(SCRIPTS)
     assert all(script.what for script in SCRIPTS)
+
+
+def test_figure_of_before_and_after_shows_every_bar(tmp_path: Path) -> None:
+    rows = {name: dict.fromkeys(PARTS, seconds) for name, seconds in (("before", 10.0), ("now", 2.0))}
+    draw(rows, tmp_path)
+    said = (tmp_path / "round_time.svg").read_text(encoding="utf-8")
+    for text in ("before", "now", "30.0 s", "6.0 s", *PARTS):
+        assert text in said
+    assert (tmp_path / "round_time.png").stat().st_size > 1000
+
+
+def test_job_before_and_now_is_a_recipe(tmp_path: Path) -> None:
+    """The present one has all images in training, and tests on the clients' own parts alone."""
+    (tmp_path / "job.toml").write_text(JOB.format(data="mnist.npz", **NOW), encoding="utf-8")
+    (federation,) = read(str(tmp_path / "job.toml")).federations
+    assert (federation.val, federation.evaluate.on, federation.models) == (
+        "none",
+        ("local_test",),
+        "fedavg_cnn(padding=0)",
+    )
