@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,3 +112,14 @@ def test_ratios_and_their_spread() -> None:
     assert ratios([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == Spread(1.0, 2.0, 3.0)
     assert balanced([5, 1, 4, 3], 2) == [[0, 1], [2, 3]]
     assert MARGIN.keys() == JOBS.keys()
+
+
+def test_driver_stops_a_contender_with_its_workers(tmp_path: Path) -> None:
+    """A worker that outlives its parent and holds its pipes does not hold up the driver."""
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nsleep 30 &\nwait\n")
+    script.chmod(0o755)
+    asked = argparse.Namespace(python=[f"bare={script}"], data=None, htfllib=None, rounds=1, overrides=[], limit=0.3)
+    began = time.monotonic()
+    assert run(BY_NAME["bare loop"], "B", asked) == "stopped after 0 s"
+    assert time.monotonic() - began < 10

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -108,15 +109,21 @@ def run(contender: Contender, job: str, asked: argparse.Namespace) -> Measured |
     if contender.module == "ours":
         command += [part for override in asked.overrides for part in ("--set", override)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=asked.limit, env=environment, cwd=ROOT)
-    except subprocess.TimeoutExpired:
-        return f"stopped after {asked.limit:.0f} s"
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"contender"')]
-    if done.returncode == 0 and lines:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=asked.limit)
+        except subprocess.TimeoutExpired:
+            # With its workers, which would keep the pipes open.
+            os.killpg(process.pid, signal.SIGKILL)
+            return f"stopped after {asked.limit:.0f} s"
+    lines = [line for line in out.splitlines() if line.startswith('{"contender"')]
+    if process.returncode == 0 and lines:
         return Measured(**json.loads(lines[-1]))
-    last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-    return last if done.returncode == NOT_INSTALLED else f"failed: {last}"
+    last = (err.strip() or out.strip() or "no output").splitlines()[-1]
+    return last if process.returncode == NOT_INSTALLED else f"failed: {last}"
 
 
 def compared(job: str, contenders: Sequence[Contender], asked: argparse.Namespace) -> Table:

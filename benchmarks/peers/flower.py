@@ -62,6 +62,7 @@ def train(message: Any, context: Any) -> Any:
 def main() -> None:
     began = time.perf_counter()
     asked = arguments(__doc__)
+    os.environ["RAY_ADDRESS"] = "local"  # not a cluster that happens to run on this machine
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's workers import what they run by name, and have another main module.
