@@ -47,7 +47,11 @@ lr = 0.01
 {tables}
 """
 BEFORE = {"models": "network.py:network(mean=0.5, std=0.5)", "more": "", "tables": ""}
-NOW = {"models": "fedavg_cnn(padding=0)", "more": 'val = "none"', "tables": '[evaluate]\non = ["local_test"]\nof = ["clients"]'}
+NOW = {
+    "models": "fedavg_cnn(padding=0)",
+    "more": 'val = "none"',
+    "tables": '[evaluate]\non = ["local_test"]\nof = ["clients"]',
+}
 BFLOAT16 = {**NOW, "tables": 'precision = "bfloat16"\n' + NOW["tables"]}
 
 MEASURE = """
