@@ -185,7 +185,7 @@ class _Runs:
             else:
                 started = mean_accuracy(journal.rows(0), federation.evaluate.main)
                 accuracy |= {} if started is None else {0: started}
-            rounds.kinds = lane.kinds(federation)
+            rounds.kinds, rounds.least = lane.kinds(federation), lane.least
             rounds.start(lane.grid, lane.nodes, on_round, on_start=on_start)
         except Interrupted:
             return

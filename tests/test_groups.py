@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedkd.base.errors import FederationError
 from fedkd.flower.apps import client_app
-from fedkd.flower.rounds import Rounds, groups, separated
+from fedkd.flower.rounds import MOST, Rounds, groups, separated
 from fedkd.node.holdings import Holdings, Row
 from fedkd.protocol.files import has_state
 from fedkd.settings.federation import Federation
@@ -46,6 +46,15 @@ def test_every_client_is_served_once_and_groups_are_even(clients: set[int], node
     assert max(sizes) - min(sizes) <= 1
     if nodes == 31:
         assert all(group == (node - 100,) for node, group in shared.items())
+
+
+@given(clients=st.integers(1, 300), nodes=st.integers(1, 60), least=st.integers(1, 12))
+def test_groups_are_small_and_no_fewer_than_the_workers_need(clients: int, nodes: int, least: int) -> None:
+    shared = groups([(client,) for client in range(clients)], range(nodes), clients + 1000, least=least)
+    assert sorted(client for group in shared.values() for client in group) == list(range(clients))
+    assert len(shared) == min(clients, nodes, max(least, -(-clients // MOST)))
+    if nodes >= -(-clients // MOST):
+        assert max(map(len, shared.values())) <= MOST
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=9), nodes=st.integers(1, 40))

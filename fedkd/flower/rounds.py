@@ -26,6 +26,8 @@ OnRound = Callable[[int, list[Row]], None]
 """Called with (round, rows) when a round is complete."""
 OnStart = Callable[[int, int], None]
 """Called with (clients that have started, all clients)."""
+MOST = 8
+"""Clients in a group, if there are enough nodes: their models are in memory together. A larger stack is one group."""
 _PAUSE = 0.05
 """Seconds between two checks for new replies."""
 
@@ -52,6 +54,8 @@ class Rounds:
         """where the time of the round went until now: see `timing.PARTS`"""
         self.kinds: Sequence[str] = ()
         """kind of each client; clients of different kinds are in different groups. Empty: all are of one kind"""
+        self.least: int | None = None
+        """groups that an exchange is divided into at least, so that every worker has one; None: one for each node"""
         self._began = time.perf_counter()
         self._groups: dict[int, tuple[int, ...]] = {}
         """clients that each node was asked for in this exchange"""
@@ -73,7 +77,8 @@ class Rounds:
         stacks = self.schedule.stacks(self.schedule.moments[exchange], self.server.shape, knowledge)
         self._groups = {}
         for alike, theirs in separated(stacks, nodes, self.kinds):
-            self._groups |= groups(alike, theirs, self.federation.clients, at_home=self.store is None)
+            at_home = self.store is None
+            self._groups |= groups(alike, theirs, self.federation.clients, at_home=at_home, least=self.least)
         store = None if self.store is None else str(self.store)
         messages = []
         for node, clients in self._groups.items():
@@ -213,19 +218,26 @@ def separated(
 
 
 def groups(
-    stacks: Sequence[Sequence[int]], nodes: Sequence[int], everybody: int, *, at_home: bool = True
+    stacks: Sequence[Sequence[int]],
+    nodes: Sequence[int],
+    everybody: int,
+    *,
+    at_home: bool = True,
+    least: int | None = None,
 ) -> dict[int, tuple[int, ...]]:
     """The clients of each node: client i at `nodes[i]`, or whole stacks distributed in turn, the largest first.
 
     The former is so where there are `everybody` nodes; stacks of several clients allow it only if it must be so,
-    because clients are `at_home` at their own nodes.
+    because clients are `at_home` at their own nodes. Else `least` nodes are used, or more where a group would have
+    more than MOST clients, as far as there are nodes; None: all nodes.
     """
     clients = [client for stack in stacks for client in stack]
     if len(nodes) >= everybody and (at_home or len(stacks) == len(clients)):
         return {nodes[client]: (client,) for client in sorted(clients)}
-    shared: dict[int, list[int]] = {node: [] for node in nodes}
+    used = nodes if least is None else nodes[: max(least, math.ceil(len(clients) / MOST))]
+    shared: dict[int, list[int]] = {node: [] for node in used}
     for at, stack in enumerate(sorted(stacks, key=lambda stack: (-len(stack), stack[0]))):
-        shared[nodes[at % len(nodes)]] += stack
+        shared[used[at % len(used)]] += stack
     return {node: tuple(sorted(group)) for node, group in shared.items() if group}
 
 

@@ -22,6 +22,8 @@ class Lane:
     nodes: list[int]
     kinds: Callable[[Federation], Sequence[str]] = lambda federation: ()  # noqa: ARG005
     """the kind of each client of a federation: clients of different kinds need different workers"""
+    least: int = 1
+    """groups that the clients are to be divided into at least"""
 
 
 Drive = Callable[[list[Lane]], None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import uuid
 from collections import Counter
@@ -15,6 +16,7 @@ from flwr.clientapp import ClientApp
 
 from fedkd.base.disk import write_whole
 from fedkd.flower import wire
+from fedkd.flower.rounds import MOST
 from fedkd.settings.federation import Federation
 from simulations.engine.cluster import RayCluster, stored
 from simulations.engine.dispatcher import Dispatcher
@@ -29,8 +31,8 @@ from simulations.engine.workers import Meter
 from simulations.ray_settings import RaySettings
 
 GROUPS_A_WORKER = 2
-"""Nodes of a lane for each worker. Each serves a group of clients. With one node for each worker, workers with less
-work would wait; with many, there would be many messages."""
+"""Groups of clients for each worker, if they are not too large. With one for each worker, workers with less work would
+wait; with many, there would be many messages."""
 LARGE = 2**17
 """Bytes from which on a message is put into the object store when it is sent, and not when a worker is idle."""
 
@@ -125,9 +127,9 @@ class OnRay:
 
     def run(self, drive: Drive, clients: int, lanes: int) -> None:
         """Run `drive` on nodes whose messages the workers answer. Whatever `drive` raises is raised here."""
-        nodes = min(clients, GROUPS_A_WORKER * self._workers.result())
-        grid = RayGrid(self, nodes * lanes)
-        drive([Lane(grid, nodes, self._kinds) for nodes in divided(grid, lanes)])
+        least = min(clients, GROUPS_A_WORKER * self._workers.result())
+        grid = RayGrid(self, max(least, math.ceil(clients / MOST)) * lanes)
+        drive([Lane(grid, nodes, self._kinds, least) for nodes in divided(grid, lanes)])
 
     def close(self) -> None:
         """End the workers, and Ray if it was started here."""
