@@ -4,7 +4,8 @@ This room reads a results folder and nothing else: it imports none of the other 
 the tidy table; `analysis.report.make_report` writes the figures and the report.
 """
 
+from analysis.results.absent import filled
 from analysis.results.journal import ResultsError
 from analysis.results.table import finished, load, read_study, rebuild
 
-__all__ = ["ResultsError", "finished", "load", "read_study", "rebuild"]
+__all__ = ["ResultsError", "filled", "finished", "load", "read_study", "rebuild"]

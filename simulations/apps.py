@@ -18,6 +18,7 @@ from fedkd.flower.strategy import tidy_up, wait_for_nodes
 from fedkd.node.holdings import Row
 from fedkd.protocol.client import set_up_process
 from fedkd.protocol.schedule import schedule_of
+from simulations.accuracy import Accuracy
 from simulations.data import load_holdings
 from simulations.recipe import expand
 
@@ -32,7 +33,6 @@ def main(grid: Grid, context: Context) -> None:
     from simulations.folder import ResultsFolder
     from simulations.identity import header_of
     from simulations.preparing import skew_rows
-    from simulations.study import mean_accuracy
 
     set_up_process()
     config = dict(context.run_config)
@@ -44,16 +44,17 @@ def main(grid: Grid, context: Context) -> None:
     federation = recipe.federations[0]
     journal = ResultsFolder(Path(out)).journal(header_of(federation)) if out else None
     nodes = wait_for_nodes(grid, federation.clients)
-    last_round = schedule_of(federation).last_round
+    last_round, accuracy = schedule_of(federation).last_round, Accuracy(federation)
 
     def on_round(number: int, rows: list[Row]) -> None:
         if journal:
             journal.append(number, rows if number else [*rows, *skew_rows(federation)])
-        split = federation.evaluate.main
-        if (mean := mean_accuracy(rows, split)) is None:
-            _LOG.info("round %d of %d", number, last_round)
+        accuracy.add(number, rows)
+        if number in accuracy.by_round:
+            split = federation.evaluate.main
+            _LOG.info("round %d of %d: mean %s accuracy %.3f", number, last_round, split, accuracy.by_round[number])
         else:
-            _LOG.info("round %d of %d: mean %s accuracy %.3f", number, last_round, split, mean)
+            _LOG.info("round %d of %d", number, last_round)
 
     Rounds(federation, load_holdings).start(grid, nodes, on_round)
     tidy_up(grid, nodes)

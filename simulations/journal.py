@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,13 @@ class Journal:
         """Number of rounds, the start included, that are not complete yet."""
         return max(0, int(self.header["rounds"]) - self.complete())
 
-    def rows(self, number: int) -> list[Row]:
-        """The rows of a complete round."""
-        line = self.path.read_text(encoding="utf-8").splitlines()[1 + number]
-        return [(int(client), split, metric, float(value)) for client, split, metric, value in json.loads(line)["rows"]]
+    def rounds(self) -> Iterator[list[Row]]:
+        """The rows of each complete round, in order."""
+        with self.path.open(encoding="utf-8") as lines:
+            next(lines)
+            for line in lines:
+                rows = json.loads(line)["rows"]
+                yield [(int(client), split, metric, float(value)) for client, split, metric, value in rows]
 
     def begin(self) -> None:
         """Start the file again with only the header."""

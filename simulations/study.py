@@ -17,6 +17,7 @@ from fedkd.node.holdings import Row
 from fedkd.protocol.client import set_up_process
 from fedkd.settings.federation import Federation
 from simulations import engine
+from simulations.accuracy import Accuracy
 from simulations.data import load_holdings
 from simulations.engine import Engine, Lane
 from simulations.folder import ResultsFolder
@@ -158,12 +159,11 @@ class _Runs:
     def _run(self, lane: Lane, federation: Federation, journal: Journal) -> None:
         """Run one federation, beginning after its last complete round."""
         state = self.folder.state(journal)
-        accuracy: dict[int, float] = {}
+        accuracy = Accuracy(federation)
 
         def on_round(number: int, rows: list[Row]) -> None:
             journal.append(number, rows if number else [*rows, *skew_rows(federation)])
-            if (mean := mean_accuracy(rows, federation.evaluate.main)) is not None:
-                accuracy[number] = mean
+            accuracy.add(number, rows)
             self.profile.add(federation, number, rounds.seconds)
             self.queue.started(federation)
             with self._lock:
@@ -183,8 +183,8 @@ class _Runs:
                 journal.begin()
                 rounds = Rounds(federation, load_holdings, state)
             else:
-                started = mean_accuracy(journal.rows(0), federation.evaluate.main)
-                accuracy |= {} if started is None else {0: started}
+                for number, rows in enumerate(journal.rounds()):
+                    accuracy.add(number, rows)
             rounds.kinds, rounds.least = lane.kinds(federation), lane.least
             rounds.start(lane.grid, lane.nodes, on_round, on_start=on_start)
         except Interrupted:
@@ -201,14 +201,4 @@ class _Runs:
             self.queue.started(federation)
         self.folder.save_models(federation, journal)
         with self._lock:
-            self.watcher.finished(federation, accuracy)
-
-
-def mean_accuracy(rows: list[Row], split: str) -> float | None:
-    """Mean accuracy of the clients on a split, or of the server's model where no client is evaluated.
-
-    None in rounds in which nobody is.
-    """
-    accuracies = [(client, value) for client, where, metric, value in rows if (where, metric) == (split, "accuracy")]
-    values = [value for client, value in accuracies if client >= 0] or [value for _, value in accuracies]
-    return sum(values) / len(values) if values else None
+            self.watcher.finished(federation, accuracy.by_round)

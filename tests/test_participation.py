@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
+import analysis
+from analysis.measures.scores import federation_scores
+from analysis.results.absent import with_ends
+from analysis.results.journal import ROW
+from analysis.results.values import round_means
 from fedkd.distillation.sources import Peers
 from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
@@ -60,6 +66,22 @@ def run(
     return numbers
 
 
+def table_of(numbers: Numbers, **given: Any) -> pd.DataFrame:
+    """A results table of these rows, as it is read from a journal."""
+    rows = pd.DataFrame([(*key, value) for key, value in numbers.items()], columns=ROW)
+    settings: dict[str, Any] = {"participation": SHARE} | given
+    table = with_ends(rows, settings).assign(federation="f", dataset="d", partition="p", method="m", seed=0)
+    return table.sort_values(["round", "client", "split", "metric"], ignore_index=True)
+
+
+def shown(numbers: Numbers, **given: Any) -> Numbers:
+    """The rows of a results table in which those of absent clients are filled in."""
+    table = analysis.filled(table_of(numbers, **given))
+    whole = {(*map(int, row[:2]), *row[2:4]): row[4] for row in table[ROW].itertuples(index=False, name=None)}
+    assert len(whole) == len(table)
+    return whole
+
+
 def present(method: str) -> dict[int, tuple[int, ...]]:
     """Who learns in each round."""
     of = schedule_of(small.small(method, clients=CLIENTS, rounds=ROUNDS, participation=SHARE))
@@ -68,7 +90,7 @@ def present(method: str) -> dict[int, tuple[int, ...]]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_only_participants_have_costs_and_all_have_an_evaluation(method: str) -> None:
-    numbers = run(method)
+    numbers = shown(run(method))
     for number, clients in present(method).items():
         for client in range(CLIENTS):
             assert (number, client, "test", "accuracy") in numbers
@@ -78,7 +100,7 @@ def test_only_participants_have_costs_and_all_have_an_evaluation(method: str) ->
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_absent_client_stays_what_it_was_and_its_age_is_told(method: str) -> None:
-    numbers, last = run(method), dict.fromkeys(range(CLIENTS), 0)
+    numbers, last = shown(run(method)), dict.fromkeys(range(CLIENTS), 0)
     for number, clients in present(method).items():
         for client in range(CLIENTS):
             if client in clients:
@@ -93,7 +115,7 @@ def test_an_absent_client_stays_what_it_was_and_its_age_is_told(method: str) -> 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_by_class_it_is_told_of_all_at_the_end(method: str) -> None:
-    numbers = run(method)
+    numbers = shown(run(method))
     told = {(round, client) for round, client, split, metric in numbers if (split, metric) == ("test", "accuracy/0")}
     assert {(ROUNDS, client) for client in range(CLIENTS)} <= told
 
@@ -145,7 +167,7 @@ def test_a_client_that_never_takes_part_keeps_its_start() -> None:
     of = schedule_of(small.small("kd", clients=CLIENTS, rounds=1, participation=0.2))
     absent = of.absent(of.moments[1])
     assert len(absent) == CLIENTS - 1
-    numbers = run("kd", rounds=1, participation=0.2)
+    numbers = shown(run("kd", rounds=1, participation=0.2))
     for client in absent:
         assert numbers[1, client, "test", "accuracy"] == numbers[0, client, "test", "accuracy"]
         assert numbers[1, client, "", "rounds_absent"] == 1
@@ -156,6 +178,36 @@ def test_a_share_of_one_is_everybody(method: str) -> None:
     plain = run(method, participation=1.0)
     assert not [key for key in plain if key[3] == "rounds_absent"]
     assert {client for _, client, _, metric in plain if metric == "steps"} == set(range(CLIENTS))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "gained", "ece", "steps"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mean_over_clients_counts_the_absent_as_they_were(method: str, metric: str) -> None:
+    table = table_of(run(method, load=judging))
+    split = "" if metric == "steps" else "test"
+    exact, filled = (round_means(each, metric, split) for each in (table, analysis.filled(table)))
+    pd.testing.assert_series_equal(exact, filled)
+    pd.testing.assert_frame_equal(federation_scores(table), federation_scores(analysis.filled(table)))
+
+
+def test_a_federation_that_was_stopped_ends_with_everybody_too() -> None:
+    numbers = {key: value for key, value in run("dml").items() if key[0] <= 4}
+    table = table_of(numbers)
+    assert set(table.loc[(table["round"] == 4) & (table["metric"] == "loss"), "client"]) == set(range(CLIENTS))
+
+
+def test_clients_that_only_teach_are_not_carried_on() -> None:
+    students = (0, 1, 2, 3)
+    table = table_of(run("kd", students=students), students=list(students))
+    assert set(analysis.filled(table).query("round > 0 and metric == 'accuracy'")["client"]) == set(students)
+
+
+def test_a_round_has_as_many_rows_as_participants() -> None:
+    few, many = (run("local", clients=clients, participation=2 / clients, rounds=3) for clients in (4, 24))
+    for number in (1, 2, 3):
+        one, other = ([key for key in numbers if key[0] == number and "/" not in key[3]] for numbers in (few, many))
+        assert len(one) == len(other)
+        assert len({key[1] for key in other if key[1] >= 0}) == 2
 
 
 @pytest.mark.parametrize("save", ["last", "best"])

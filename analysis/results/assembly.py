@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from analysis.results.absent import with_ends
 from analysis.results.journal import MODEL, ROW, Journal, ResultsError
 
 IDENTITY = ["dataset", "partition", "method", "seed"]
@@ -40,7 +41,7 @@ def assemble(journals: Sequence[Journal], study: Mapping[str, Any], directory: P
     if (alike := settings.duplicated(keys)).any():
         same = ", ".join(settings.loc[settings[keys].eq(settings.loc[alike, keys].iloc[0]).all(axis=1), "federation"])
         raise ResultsError(f"{directory}: federations {same} have the same settings; keep the journal of one of them")
-    frames = [journals[index].rows for index in settings.index]
+    frames = [with_ends(journals[index].rows, journals[index].settings) for index in settings.index]
     which = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
     filled = [frame for frame in frames if len(frame)]
     rows = pd.concat(filled, ignore_index=True) if filled else _no_rows()

@@ -27,6 +27,8 @@ class Metric:
     """which way is better; "" where neither is"""
     label: str = ""
     """in words, for an axis or a column"""
+    holds: bool = False
+    """whether it is of a model alone, and so holds until the model is trained again"""
     family: str = ""
     """what a member of its family is of, "" where there is no family"""
 
@@ -36,12 +38,12 @@ def _costs(unit: Unit, names: dict[str, str]) -> list[Metric]:
 
 
 _DECLARED = [
-    Metric("accuracy", "value", "share", "higher", "accuracy", family="class"),
-    Metric("loss", "value", "nats", "lower", "loss, nats a token"),
-    Metric("bits_per_byte", "value", "bits", "lower", "bits per byte"),
-    Metric("gained", "value", "share", "higher", "knowledge gained"),
-    Metric("lost", "value", "share", "lower", "knowledge lost"),
-    Metric("ece", "value", "share", "lower", "expected calibration error"),
+    Metric("accuracy", "value", "share", "higher", "accuracy", family="class", holds=True),
+    Metric("loss", "value", "nats", "lower", "loss, nats a token", holds=True),
+    Metric("bits_per_byte", "value", "bits", "lower", "bits per byte", holds=True),
+    Metric("gained", "value", "share", "higher", "knowledge gained", holds=True),
+    Metric("lost", "value", "share", "lower", "knowledge lost", holds=True),
+    Metric("ece", "value", "share", "lower", "expected calibration error", holds=True),
     *_costs("bytes", {"bytes_up": "bytes up", "bytes_down": "bytes down"}),
     *_costs("seconds", {"seconds": "computing"}),
     *_costs("count", {"steps": "optimiser steps", "samples": "samples back-propagated"}),

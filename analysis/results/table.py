@@ -44,7 +44,9 @@ def load(directory: str | Path, *, everything: bool = False) -> pd.DataFrame:
     that of the row's client, where clients of one federation hold different ones, then one for every other swept
     key: those that study.json names, or, where there is no study.json or the folder holds journals it does not
     list, every setting that takes more than one value. `transfer` is always a column when it varies: results with
-    and without labels are never to be averaged. Sorted by settings, federation, round, client, split, metric.
+    and without labels are never to be averaged. Where only a share of the clients takes part in a round, a round has
+    rows of these, but for the first and the last, which have rows of all; `filled` adds the others.
+    Sorted by settings, federation, round, client, split, metric.
     `table.attrs["rounds"]` maps each federation to its planned number of rounds; `table.attrs["numerics"]` is the
     oldest version of fedkd's numbers among them, `table.attrs["samples"]` the recipe key `evaluate.samples`.
 

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from analysis.results.absent import carried
 from analysis.results.evaluated import main_split
 from analysis.results.journal import MODEL, ROW
 from analysis.results.metrics import SENT, member, members
+from analysis.results.metrics import metric as declared
 
 SERVER = -1
 
@@ -69,9 +71,19 @@ def class_values(table: pd.DataFrame, split: str | None = None) -> "pd.Series[fl
 
 def round_means(table: pd.DataFrame, metric: str = "accuracy", split: str | None = None) -> "pd.Series[float]":
     """One metric's mean over clients, indexed by (federation, round); the global model's value where there is one
-    (see `client_values`)."""
+    (see `client_values`). A client that took no part in a round counts with the evaluation that it had before."""
     values = client_values(table, metric, split or main_split(table))
-    return values.groupby(level=["federation", "round"]).mean()
+    each = values.groupby(level=["federation", "round"])
+    means, sizes = each.mean(), each.size()
+    if declared(metric).holds:
+        uneven = sizes.groupby(level="federation").nunique()
+        for name in uneven.index[uneven > 1]:
+            mine = values.xs(name, level="federation")
+            wide = carried(mine[mine.index.get_level_values("client") >= 0])
+            more = wide.notna().sum(axis=1) > sizes.loc[name].reindex(wide.index)
+            filled = wide[more].mean(axis=1)
+            means.loc[pd.MultiIndex.from_product([[name], filled.index])] = filled.to_numpy()
+    return means
 
 
 def _counted(table: pd.DataFrame, metrics: Sequence[str], split: str) -> pd.DataFrame:

@@ -81,10 +81,6 @@ def without_evaluations(metrics: Metrics) -> dict[tuple[str, str], float]:
     return {key: value for key, value in metrics.items() if kind(key[1]) is not Kind.EVALUATION}
 
 
-def absent_rows(client: int, evaluated: Metrics, rounds: int, detailed: bool) -> list[Row]:
-    """The rows of a client that took no part for some rounds. Its model and so its evaluation have not changed.
-
-    Accuracies by class are included only if `detailed`, as for the other clients.
-    """
-    still = {key: value for key, value in evaluated.items() if detailed or "/" not in key[1]}
-    return [*rows_of(client, still), (client, "", ABSENT, float(rounds))]
+def absent_rows(client: int, evaluated: Metrics, rounds: int) -> list[Row]:
+    """The rows of a client that took no part for some rounds. Its model and so its evaluation have not changed."""
+    return [*rows_of(client, evaluated), (client, "", ABSENT, float(rounds))]

@@ -39,9 +39,8 @@ class Server:
         """knowledge to send to each client when it takes part the next time"""
         self._latest: dict[int, Knowledge] = {}
         """last reports of clients that teach in rounds in which they do not take part"""
-        self._evaluated: dict[int, dict[tuple[str, str], float]] = {}
-        """last evaluation of each client, and `_present` the round in which it was made"""
-        self._present: dict[int, int] = {}
+        self._unshown: dict[int, tuple[int, Metrics]] = {}
+        """round and evaluation of each client that was evaluated in a round that results do not show"""
         self._rows: list[Row] = []
         self._started_right: Tensor | None = None
         """which samples of the main split the server's model classified correctly at the start"""
@@ -76,7 +75,7 @@ class Server:
         rows += rows_of(SERVER, self._node.records)
         self._node.records.clear()
         check_results(rows, when)
-        return rows + self._absent(moment, metrics)
+        return rows + self._evaluated_before(moment, metrics)
 
     def complete(self, moment: Moment, rows: list[Row]) -> tuple[int, list[Row]] | None:
         """Add the rows of one exchange; returns (round, rows) if its round is complete now, else None.
@@ -148,18 +147,19 @@ class Server:
         federation = self.schedule.federation
         return client not in federation.learners or (federation.participation < 1 and self.schedule.method.uses_absent)
 
-    def _absent(self, moment: Moment, metrics: Mapping[int, Metrics]) -> list[Row]:
-        """The rows of the learners that take no part in a round. Their models have not changed."""
-        if self.schedule.federation.participation == 1:
+    def _evaluated_before(self, moment: Moment, metrics: Mapping[int, Metrics]) -> list[Row]:
+        """In a round that results show: rows of clients that were evaluated since the last such round, and are absent.
+
+        Nobody else's are repeated while it is absent, or rows would grow with clients instead of participants.
+        """
+        if not self.schedule.evaluates(moment):
+            measured = ((client, evaluations(each)) for client, each in metrics.items())
+            self._unshown |= {client: (moment.round, evaluated) for client, evaluated in measured if evaluated}
             return []
-        for client, measured in metrics.items():
-            self._present[client] = moment.round
-            if evaluated := evaluations(measured):
-                self._evaluated[client] = evaluated
         rows: list[Row] = []
-        for client in self.schedule.absent(moment) if self.schedule.evaluates(moment) else ():
-            present = self._present.get(client, 0)
-            rows += absent_rows(client, self._evaluated.get(client, {}), moment.round - present, moment.last)
+        for client, (round, evaluated) in sorted(self._unshown.items()):
+            rows += absent_rows(client, evaluated, moment.round - round)
+        self._unshown = {}
         return rows
 
     def _consolidate(self, moment: Moment, reports: Mapping[int, Knowledge]) -> dict[int, Knowledge]:
@@ -197,12 +197,9 @@ class Server:
                 tensors[f"shared {kind}"] = torch.tensor([[client, owners[id(bag)]] for client, bag in bags.items()])
         if self._started_right is not None:
             tensors["started_right"] = self._started_right
-        if self._present:
-            known = [
-                [client, present, rows_of(client, self._evaluated.get(client, {}))]
-                for client, present in self._present.items()
-            ]
-            tensors["evaluated"] = torch.tensor(list(json.dumps(known).encode()), dtype=torch.uint8)
+        if self._unshown:
+            known = [[client, round, rows_of(client, of)] for client, (round, of) in self._unshown.items()]
+            tensors["unshown"] = torch.tensor(list(json.dumps(known).encode()), dtype=torch.uint8)
         return tensors | {"exchange": torch.tensor(self._node.moment.exchange)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -210,10 +207,9 @@ class Server:
         self._node.state.update(under("state/", tensors))
         self._started_right = tensors.get("started_right")
         self._pending, self._latest = (_bags(kind, tensors) for kind in ("knowledge", "latest"))
-        if "evaluated" in tensors:
-            for client, present, rows in json.loads(bytes(tensors["evaluated"].tolist())):
-                self._present[client] = present
-                self._evaluated[client] = {(split, metric): value for _, split, metric, value in rows}
+        if "unshown" in tensors:
+            for client, round, rows in json.loads(bytes(tensors["unshown"].tolist())):
+                self._unshown[client] = round, {(split, metric): value for _, split, metric, value in rows}
 
 
 def name_of(moment: Moment) -> str:
