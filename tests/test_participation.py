@@ -24,6 +24,7 @@ from fedkd.node.holdings import Loader, Row
 from fedkd.node.node import Node
 from fedkd.protocol.keeping import saved_model
 from fedkd.protocol.schedule import schedule_of
+from simulations.accuracy import Accuracy
 from simulations.engine import InlineGrid
 from tests import small
 from tests.small import own_cache
@@ -200,6 +201,17 @@ def test_clients_that_only_teach_are_not_carried_on() -> None:
     students = (0, 1, 2, 3)
     table = table_of(run("kd", students=students), students=list(students))
     assert set(analysis.filled(table).query("round > 0 and metric == 'accuracy'")["client"]) == set(students)
+
+
+def test_progress_counts_the_absent_as_they_were() -> None:
+    of = small.small("local", clients=CLIENTS, rounds=ROUNDS, participation=SHARE)
+    accuracy, numbers = Accuracy(of), run("local")
+    for number in range(ROUNDS + 1):
+        accuracy.add(number, [(*key[1:], value) for key, value in numbers.items() if key[0] == number])
+    whole = shown(numbers)
+    for number in range(ROUNDS + 1):
+        mean = sum(whole[number, client, "test", "accuracy"] for client in range(CLIENTS)) / CLIENTS
+        assert accuracy.by_round[number] == pytest.approx(mean)
 
 
 def test_a_round_has_as_many_rows_as_participants() -> None:

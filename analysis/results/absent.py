@@ -23,6 +23,8 @@ def with_ends(rows: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     lasting = _lasting(rows)
     if students := settings.get("students"):
         lasting = lasting[lasting["client"].isin(students)]
+    if lasting.empty:
+        return rows
     end = lasting["round"].max()
     seen = lasting.groupby("client")["round"].transform("max")
     owed = lasting[(lasting["round"] == seen) & (seen < end)]

@@ -30,6 +30,8 @@ MOST = 8
 """Clients in a group, if there are enough nodes: their models are in memory together. A larger stack is one group."""
 _PAUSE = 0.05
 """Seconds between two checks for new replies."""
+_RARELY = 50
+"""Files are looked at again after so many times as long as it took."""
 
 
 class Rounds:
@@ -153,15 +155,19 @@ class Rounds:
     ) -> list[Message]:
         """Like `Grid.send_and_receive`, but calls `on_start` as replies come in, and not only after the last one."""
         open_ones, replies = set(grid.push_messages(messages)), list[Message]()
-        clients, known = sum(map(len, self._groups.values())), 0
+        clients, known, answered, next_look = sum(map(len, self._groups.values())), 0, 0, 0.0
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while open_ones and time.monotonic() < deadline:
             came = list(grid.pull_messages(open_ones))
             open_ones -= {reply.metadata.reply_to_message_id for reply in came}
             replies += came
-            answered = sum(len(self._groups[reply.metadata.src_node_id]) for reply in replies)
-            # Clients of a group that has not answered are counted by the state files that they have written.
-            done = min(clients, max(answered, started(self.store) if self.store else 0))
+            answered += sum(len(self._groups[reply.metadata.src_node_id]) for reply in came)
+            done = answered
+            if self.store and (began := time.monotonic()) >= next_look:
+                # Clients of a group that has not answered are counted by the state files that they have written.
+                done = min(clients, max(answered, started(self.store)))
+                # Thousands of files take a while to list.
+                next_look = time.monotonic() + _RARELY * (time.monotonic() - began)
             if done > known:
                 known = done
                 on_start(done, clients)

@@ -111,6 +111,10 @@ class Schedule:
     def _learners(self) -> frozenset[int]:
         return frozenset(self.federation.learners)
 
+    @cached_property
+    def _tutors(self) -> frozenset[int]:
+        return frozenset(self.federation.tutors)
+
     @property
     def _draws(self) -> bool:
         """Whether only some of the learners take part in a round."""
@@ -224,13 +228,22 @@ class Schedule:
 
         Before the method begins these are all participants; then those that `Method.reports` says.
         """
+        if moment.exchange not in self._reporting:
+            self._reporting[moment.exchange] = self._asked(moment)
+        return self._reporting[moment.exchange]
+
+    @cached_property
+    def _reporting(self) -> dict[int, frozenset[int]]:
+        return {}
+
+    def _asked(self, moment: Moment) -> frozenset[int]:
         if not self.merges(moment):
             return frozenset()
         present = self._present(moment)
         before = not moment.begins and moment.phase in (Phase.START, Phase.HANDOVER)
         who = "everyone" if before else self.method.reports(moment)
         if who == "teachers":
-            return present & set(self.federation.tutors)
+            return present & self._tutors if self._tutors < self._all else present
         return present if who == "everyone" else frozenset()
 
     def check(self, labelled: bool) -> None:
