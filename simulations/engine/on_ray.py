@@ -121,6 +121,10 @@ class OnRay:
         self._quiet.__enter__()
         self._thread.start()
 
+    def workers(self) -> int:
+        """Number of workers to begin with; waits until Ray runs."""
+        return self._workers.result()
+
     def lanes(self, clients: int, federations: int) -> int:
         """Number of federations to run in parallel."""
         return lanes_for(clients, federations, self._workers.result())
