@@ -5,16 +5,18 @@
 
 Both ways train the same clients by the same job, one after the other in every repeat, on one thread; what is printed
 is the time one by one divided by the time in lockstep, with its spread. On a CPU it is processor time. The table
-`MEASURED` of fedkd/training/stack_size.py is made from the CPU's numbers. `compiled` lets torch compile the stacked
-network, and `graphed` replays a step of it as a CUDA graph, an upper bound for what launching kernels costs.
+`MEASURED` of fedkd/training/stack_size.py is made from the CPU's numbers. On a GPU also in bfloat16, compiled by torch
+(both sides), and with the stack's step replayed as a CUDA graph: a bound for what is lost in launching kernels.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -25,7 +27,7 @@ from fedkd.models import build_model
 from fedkd.models.architecture import Shape
 from fedkd.node.moment import in_round
 from fedkd.protocol.client import set_up_process
-from fedkd.training.stacked import fit_stacked
+from fedkd.training.stacked import Member, Stack, blocks, fit_stacked
 
 CLASSES = 10
 
@@ -102,9 +104,8 @@ def interleaved(ways: Sequence[Callable[[], object]], repeats: int, device: torc
     return times
 
 
-def measured(case: Case, repeats: int, device: torch.device, precision: str = "float32") -> tuple[Spread, Spread]:
+def measured(case: Case, training: Training, repeats: int, device: torch.device) -> tuple[Spread, Spread]:
     """(milliseconds a step and client one by one, how many times faster lockstep is)."""
-    training = Training(lr=0.01, precision=precision)  # type: ignore[arg-type]
     job, clients = Fit(Local().loss), nodes(case, training, device)
     steps = case.clients * training.steps_a_round(case.samples)
     alone, together = interleaved(
@@ -113,11 +114,59 @@ def measured(case: Case, repeats: int, device: torch.device, precision: str = "f
     return Spread.of([seconds / steps * 1e3 for seconds in alone]), ratios(alone, together)
 
 
+def replayed(case: Case, repeats: int, device: torch.device) -> Spread:
+    """How many times faster steps of the stack are as one CUDA graph than one by one; without CUDA, as they are."""
+    training, job = Training(lr=0.01), Fit(Local().loss)
+    steps, clients = training.steps_a_round(case.samples), nodes(case, training, device)
+    members = [Member.of(number, node, job) for number, node in enumerate(nodes(case, training, device))]
+    stack = Stack(members)
+    stack.begin(len(members))
+    drawn = [member.batches.indices(1, 0) for member in members]
+    _, x, rows = next(blocks(members, 0, 1, drawn))
+    now = {name: each[:, 0] for name, each in rows.items()}
+
+    def step() -> None:
+        stack.step(x[:, 0], now, training.lr)
+
+    replay = _captured(step) if device.type == "cuda" else step
+
+    def replays() -> None:
+        for _ in range(steps):
+            replay()
+
+    return ratios(*interleaved([lambda: one_by_one(clients, job), replays], repeats, device))
+
+
+def _captured(step: Callable[[], None]) -> Callable[[], None]:
+    """A step as a CUDA graph, after a few that warm it up on a stream of their own."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
 def lines(cases: Sequence[Case], repeats: int, device: torch.device) -> Iterator[str]:
     """A row of the table for every case."""
     for case in cases:
-        milliseconds, faster = measured(case, repeats, device)
+        milliseconds, faster = measured(case, Training(lr=0.01), repeats, device)
         yield f"| {case} | {milliseconds} | {faster} |"
+
+
+def on_a_gpu(cases: Sequence[Case], repeats: int, device: torch.device) -> Iterator[str]:
+    """Rows for every case: as it is, in bfloat16, compiled, and replayed as a graph."""
+    settings: list[dict[str, Any]] = [{}, {"precision": "bf16"}, {"compile": True}]
+    for case in cases:
+        for given in settings:
+            how = ", ".join(f"{key} = {value}" for key, value in given.items())
+            milliseconds, faster = measured(case, Training(lr=0.01, **given), repeats, device)
+            yield f"| {case} {how} | {milliseconds} | {faster} |"
+        yield f"| {case}, a step as a CUDA graph | | {replayed(case, repeats, device)} |"
 
 
 def _wait(device: torch.device) -> None:
@@ -125,21 +174,26 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def main() -> None:
+def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="MODEL", help="cases whose model begins so")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        print("not run: torch sees no CUDA device", file=sys.stderr)
+        return 2
     set_up_process()
     device = torch.device(asked.device)
     cases = CASES if device.type == "cpu" else ON_A_GPU
     chosen = [case for case in cases if not asked.only or case.model.startswith(tuple(asked.only))]
     print("| network | ms a step, one by one | times faster in lockstep |\n|---|---|---|")
-    for line in lines(chosen, asked.repeats, device):
+    rows = lines if device.type == "cpu" else on_a_gpu
+    for line in rows(chosen, asked.repeats, device):
         print(line, flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import stacking
 from fedkd.base.errors import DivergedError, UserError
 from fedkd.base.streams import stream
 from fedkd.methods.fedprox import FedProx
@@ -287,6 +288,16 @@ def test_an_error_in_training_reaches_the_plan() -> None:
     outcomes = train_together(nodes, [plan(each) for each in nodes])
     assert str(outcomes[0]).startswith("at client 0, its training loss is not finite")
     assert outcomes[1:] == [None, None]
+
+
+def test_the_benchmark_measures_both_ways_and_its_gpu_mode_runs() -> None:
+    case = stacking.Case("cnn", (1, 8, 8), 2, samples=32)
+    cpu = torch.device("cpu")
+    (line,) = stacking.lines([case], 1, cpu)
+    assert line.startswith("| cnn, 8×8, 2 clients |")
+    assert stacking.replayed(case, 1, cpu).median > 0
+    with patch("torch.cuda.is_available", lambda: False), patch("sys.argv", ["stacking", "--device", "cuda"]):
+        assert stacking.main() == 2
 
 
 class TestSize:

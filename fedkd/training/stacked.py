@@ -44,7 +44,7 @@ def fit_stacked(nodes: Sequence[Node], jobs: Sequence[Fit]) -> list[Tensor | Exc
     if len(nodes) == 1:
         return [_alone(nodes[0], jobs[0])]
     results: dict[int, Tensor | Exception] = {}
-    clients = [_Client.of(number, node, job) for number, (node, job) in enumerate(zip(nodes, jobs, strict=True))]
+    clients = [Member.of(number, node, job) for number, (node, job) in enumerate(zip(nodes, jobs, strict=True))]
     for stack in _stacks(clients):
         try:
             losses = Stack(stack).trained() if len(stack) > 1 else None
@@ -71,8 +71,8 @@ def _say(clients: str, reason: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Client:
-    """One client of a stack."""
+class Member:
+    """One client of a stack: its node, its job, and the batches that follow from both."""
 
     number: int
     node: Node
@@ -82,7 +82,7 @@ class _Client:
     batches: Batches
 
     @classmethod
-    def of(cls, number: int, node: Node, job: Fit) -> _Client:
+    def of(cls, number: int, node: Node, job: Fit) -> Member:
         return cls(number, node, job, job.optimisation or node.training, job.numbers(node), Batches(node, job))
 
     @property
@@ -96,9 +96,9 @@ class _Client:
         return (network, x.shape[1:], x.dtype, fixed, *how, *self.batches.form)
 
 
-def _stacks(clients: Sequence[_Client]) -> Iterator[list[_Client]]:
+def _stacks(clients: Sequence[Member]) -> Iterator[list[Member]]:
     """The clients that train together, those with the most steps first."""
-    by_form: dict[object, list[_Client]] = {}
+    by_form: dict[object, list[Member]] = {}
     for client in clients:
         by_form.setdefault(client.form, []).append(client)
     for stack in by_form.values():
@@ -111,7 +111,7 @@ def _stacks(clients: Sequence[_Client]) -> Iterator[list[_Client]]:
 class Stack:
     """The training of clients with equal forms, those with the most steps first."""
 
-    def __init__(self, clients: Sequence[_Client]) -> None:
+    def __init__(self, clients: Sequence[Member]) -> None:
         self.clients, student = clients, clients[0].node.student.train()
         named = [client.batches.parameters for client in clients]
         buffers = [dict(client.node.student.named_buffers()) for client in clients]
@@ -138,7 +138,11 @@ class Stack:
         begin = 0
         for end in sorted(set(steps) - {0}):
             active = sum(each >= end for each in steps)
-            self._segment(active, begin, end, drawn, rates, totals)
+            self.begin(active)
+            for start, x, rows in blocks(clients[:active], begin, end, drawn):
+                for step in range(x.shape[1]):
+                    now = {name: each[:, step] for name, each in rows.items()}
+                    totals[:active] += self.step(x[:, step], now, rates[start + step])
             begin = end
         self._write_back()
         return list(self._results(totals))
@@ -157,32 +161,22 @@ class Stack:
             per_client([plan[step] for plan in plans if step < len(plan)], self._like) for step in range(len(plans[0]))
         ]
 
-    def _segment(
-        self,
-        active: int,
-        begin: int,
-        end: int,
-        drawn: Sequence[tuple[Tensor, Tensor]],
-        rates: Sequence[float | Tensor],
-        totals: Tensor,
-    ) -> None:
-        """Steps from `begin` up to `end` of the first `active` clients."""
-        clients = self.clients[:active]
-        parameters = {name: each[:active].requires_grad_() for name, each in self._parameters.items()}
-        leaves = list(parameters.values())
-        self._network.tensors = parameters | {name: each[:active] for name, each in self._buffers.items()}
-        fixed = {name: each[:active] for name, each in self._fixed.items()}
-        for start, x, rows in _blocks(clients, begin, end, drawn):
-            for step in range(x.shape[1]):
-                outputs = self._compute(self._network, x[:, step])
-                now = {name: each[:, step] for name, each in rows.items()}
-                losses = self._losses(outputs, now, parameters, fixed)
-                gradients = list(torch.autograd.grad(losses.sum(), leaves, materialize_grads=True))
-                if isinstance(self._clip, Tensor) or self._clip:
-                    norms = self._clip[:active] if isinstance(self._clip, Tensor) else self._clip
-                    gradients = clip_each(gradients, norms)
-                self._optimiser.step(leaves, gradients, rates[start + step])
-                totals[:active] += losses.detach()
+    def begin(self, active: int) -> None:
+        """From now on the first `active` clients take steps."""
+        self._active = {name: each[:active].requires_grad_() for name, each in self._parameters.items()}
+        self._leaves = list(self._active.values())
+        self._network.tensors = self._active | {name: each[:active] for name, each in self._buffers.items()}
+        self._read = {name: each[:active] for name, each in self._fixed.items()}
+        self._norms = self._clip[:active] if isinstance(self._clip, Tensor) else self._clip
+
+    def step(self, x: Tensor, rows: Mapping[str, Tensor], rate: float | Tensor) -> Tensor:
+        """One step of the active clients on inputs and `Batches.rows`, (active, …); returns their (active,) losses."""
+        losses = self._losses(self._compute(self._network, x), rows, self._active, self._read)
+        gradients = list(torch.autograd.grad(losses.sum(), self._leaves, materialize_grads=True))
+        if isinstance(self._norms, Tensor) or self._norms:
+            gradients = clip_each(gradients, self._norms)
+        self._optimiser.step(self._leaves, gradients, rate)
+        return losses.detach()
 
     @torch.no_grad()
     def _write_back(self) -> None:
@@ -212,8 +206,8 @@ def _column(parts: Sequence[Mapping[str, Tensor]], name: str) -> list[Tensor]:
     return [part[name] for part in parts]
 
 
-def _blocks(
-    clients: Sequence[_Client], begin: int, end: int, drawn: Sequence[tuple[Tensor, Tensor]]
+def blocks(
+    clients: Sequence[Member], begin: int, end: int, drawn: Sequence[tuple[Tensor, Tensor]]
 ) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:
     """(first step, inputs (clients, steps, samples, …), rows (clients, steps, …)) of some steps at a time."""
     x = clients[0].node.private.x
