@@ -140,7 +140,7 @@ def replayed(case: Case, repeats: int, device: torch.device) -> Spread:
 
 def _captured(step: Callable[[], None]) -> Callable[[], None]:
     """A step as a CUDA graph, after a few that warm it up on a stream of their own."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
