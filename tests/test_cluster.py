@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedkd.base.errors import UserError
 from fedkd.models import build_model
 from fedkd.models.checkpoint import save_checkpoint
 from fedkd.tensors.compute import CPU
+from simulations.engine.starting import reachable
 from simulations.recipe import read
 from simulations.study import Study
-from tests.conftest import FEDKD, Ended, Process, assert_same_numbers, written
+from tests.conftest import FEDKD, Process, assert_same_numbers, written
 
 RAY = Path(sys.executable).parent / "ray"
 pytestmark = pytest.mark.skipif(not RAY.is_file(), reason="the command `ray` is not installed")
@@ -172,9 +174,12 @@ def test_more_than_the_cluster_has_is_said_at_once(cluster: Cluster, recipe: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_no_cluster_there(recipe: Path, tmp_path: Path) -> None:
-    sets = ("--set", f"ray.address=127.0.0.1:{free_port()}")
-    ended = Process(FEDKD, "run", recipe, "--out", tmp_path / "out", *sets, cwd=tmp_path).ended()
-    assert ended.code == 2
-    assert "nothing answers at 127.0.0.1" in ended.err
-    assert ended == Ended(2, ended.out, ended.err)
+@pytest.mark.parametrize("given", ["HOST:PORT", "auto"])
+def test_no_cluster_there_is_said_at_once(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", nowhere)
+    with pytest.raises(UserError, match=f"'ray.address'.*nothing answers at {nowhere}"):
+        reachable(nowhere if given == "HOST:PORT" else given)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with pytest.raises(UserError, match=r"no cluster has been started.*RAY_ADDRESS is 'local'"):
+        reachable("auto")

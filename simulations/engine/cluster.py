@@ -17,7 +17,7 @@ from fedkd.base.errors import UserError
 from simulations.engine.jobs import Job, first
 from simulations.engine.lanes import cpu_cores
 from simulations.engine.resources import Need, Room, rooms_of
-from simulations.engine.starting import check_reachable, lean, prepare_environment
+from simulations.engine.starting import lean, prepare_environment, reachable
 from simulations.engine.travelling import Greeting, Probe, packed, state_came_back, state_to_send
 from simulations.engine.workers import Answered, Meter, Worker
 from simulations.ray_settings import RaySettings
@@ -62,7 +62,7 @@ class RayCluster:
             "logging_level": logging.INFO if self._verbose else logging.ERROR,
         }
         if address:
-            check_reachable(address)
+            address = reachable(address)
             try:
                 ray.init(address=address, **options)
             except Exception as error:

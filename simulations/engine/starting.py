@@ -23,18 +23,32 @@ def prepare_environment() -> None:
     warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
 
 
-def check_reachable(address: str) -> None:
-    """Raise UserError if nothing listens at HOST:PORT; "auto" is looked for by Ray."""
-    host, _, port = address.rpartition(":")
-    if not host:
-        return
+def reachable(address: str) -> str:
+    """HOST:PORT of a cluster that answers; for "auto", that in RAY_ADDRESS, or that which `ray start` left here.
+
+    Raises:
+        UserError: none has been started here, or nothing answers there.
+    """
+    from ray._private.utils import read_ray_address
+
+    there = address
+    if address == "auto":
+        # Not left to Ray, which would also join what other users have started for themselves.
+        there = os.environ.get("RAY_ADDRESS") or read_ray_address() or ""
+    host, _, port = there.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(
+            f"recipe key 'ray.address': {address!r}: no cluster has been started on this machine"
+            f"{f' (RAY_ADDRESS is {there!r})' if there else ''}; start one with `ray start --head`, or give HOST:PORT"
+        )
     try:
         socket.create_connection((host, int(port)), REACHABLE).close()
     except OSError as error:
         raise UserError(
-            f"recipe key 'ray.address': nothing answers at {address} ({error.strerror or error}); give what "
+            f"recipe key 'ray.address': {address!r}: nothing answers at {there} ({error.strerror or error}); give what "
             "`ray start --head` printed there, usually HOST:6379"
         ) from error
+    return there
 
 
 @contextmanager
