@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,8 +110,12 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster of two nodes."""
     there = Cluster(tmp_path_factory.mktemp("cluster"))
+    # Where Ray usually has its files, it notes a cluster that every later `ray.init()` would join. The path is short,
+    # because sockets lie below it.
+    files_of_ray = tempfile.mkdtemp(prefix="ray-")
     try:
-        head = there.start("--head", f"--port={there.address.rpartition(':')[2]}", "--include-dashboard=false")
+        port = there.address.rpartition(":")[2]
+        head = there.start("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={files_of_ray}")
         head.wait_until(lambda: listens(there.address))
         other = there.start(f"--address={there.address}")
         while "Ray runtime started" not in (line := other.first_line()):
@@ -118,6 +124,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     finally:
         for node in there.nodes:
             node.kill()
+        shutil.rmtree(files_of_ray, ignore_errors=True)
 
 
 def listens(address: str) -> bool:
