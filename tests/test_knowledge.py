@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -195,3 +196,12 @@ class TestTop:
     def test_other_wires_are_refused(self, wire: str) -> None:
         with pytest.raises(UserError, match=r"wire.*float16"):
             METHODS.build(f"kd(wire='{wire}')")
+
+
+def test_what_all_clients_of_a_group_receive_is_decoded_once() -> None:
+    model = Knowledge(weight=torch.arange(6.0))
+    record = pickle.loads(pickle.dumps(to_arrays({0: model, 1: model, 2: Knowledge(weight=torch.ones(2))})))
+    read = from_arrays(record, range(3))
+    assert read[0]["weight"] is read[1]["weight"]
+    assert read[1]["weight"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert read[2]["weight"].tolist() == [1, 1]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
 
 from fedkd.flower.timing import Flight
 from fedkd.knowledge.knowledge import Knowledge
@@ -177,7 +178,9 @@ def from_arrays(record: ArrayRecord, clients: Iterable[int]) -> dict[int, Knowle
     for key, array in record.items():
         client, _, name = key.partition("/")
         encoded[int(client)][name] = array.data
-    return {client: Knowledge.decode(arrays) for client, arrays in encoded.items()}
+    # A model that is sent to all clients of a group is in the message once, and so it is decoded once.
+    decoded: dict[int, Tensor] = {}
+    return {client: Knowledge.decode(arrays, decoded) for client, arrays in encoded.items()}
 
 
 def to_metrics(metrics: Mapping[int, Mapping[tuple[str, str], float]]) -> MetricRecord:

@@ -54,12 +54,18 @@ class Knowledge(Mapping[str, Tensor]):
         return self._nbytes
 
     @classmethod
-    def decode(cls, encoded: Mapping[str, bytes]) -> Knowledge:
-        """Inverse of `encoded`. Arrays of Python objects are refused, so nothing is ever unpickled."""
-        decoded = cls()
-        # Not copied once more: nobody else has these tensors, and many models may be in memory at once.
-        decoded._tensors = {name: _decode(data) for name, data in encoded.items()}
-        return decoded
+    def decode(cls, encoded: Mapping[str, bytes], decoded: dict[int, Tensor] | None = None) -> Knowledge:
+        """Inverse of `encoded`. Arrays of Python objects are refused, so nothing is ever unpickled.
+
+        `decoded` has what was decoded before, by the `id` of its bytes: bags that share an array share its tensor.
+        """
+        known, bag = {} if decoded is None else decoded, cls()
+        for name, data in encoded.items():
+            if id(data) not in known:
+                known[id(data)] = _decode(data)
+            # Not copied once more: many models may be in memory at once.
+            bag._tensors[name] = known[id(data)]
+        return bag
 
 
 def _encode(tensor: Tensor) -> bytes:

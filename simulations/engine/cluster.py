@@ -22,6 +22,9 @@ from simulations.engine.travelling import Greeting, Probe, packed, state_came_ba
 from simulations.engine.workers import Answered, Meter, Worker
 from simulations.ray_settings import RaySettings
 
+STORE = 2**30
+"""Bytes of the object store of a Ray of our own: messages on their way, which spill to disk where they are more."""
+
 
 class RayCluster:
     """Ray, and the workers that it runs.
@@ -71,7 +74,12 @@ class RayCluster:
             with nullcontext() if self._verbose else lean():
                 # Without a runtime environment, which halves the start of workers; "local": whatever else runs here.
                 ray.init(
-                    "local", num_cpus=cpu_cores(), include_dashboard=False, _node_ip_address="127.0.0.1", **options
+                    "local",
+                    num_cpus=cpu_cores(),
+                    object_store_memory=STORE,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    **options,
                 )
         self._ours = True
         # Ray prints about workers that died, without any logger.
