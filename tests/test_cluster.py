@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import sys
@@ -20,7 +19,7 @@ from fedkd.tensors.compute import CPU
 from simulations.engine.starting import reachable
 from simulations.recipe import read
 from simulations.study import Study
-from tests.conftest import FEDKD, Process, assert_same_numbers, written
+from tests.conftest import FEDKD, ROOT, Process, assert_same_numbers, written
 
 RAY = Path(sys.executable).parent / "ray"
 pytestmark = pytest.mark.skipif(not RAY.is_file(), reason="the command `ray` is not installed")
@@ -94,7 +93,7 @@ class Cluster:
         own = {
             "FEDKD_CACHE": str(home / "cache"),
             "FEDKD_DATA": str(home / "absent"),
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "PYTHONPATH": str(ROOT),
         }
         here = ("--node-ip-address=127.0.0.1", "--num-cpus=1", "--disable-usage-stats", "--block")
         node = Process(RAY, "start", *options, *here, cwd=home, environment=own)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
-import signal
 import stat
 import time
 from multiprocessing.synchronize import Barrier
@@ -18,6 +16,7 @@ from torch import Tensor
 from fedkd.base.disk import alone
 from fedkd.base.errors import UserError
 from fedkd.base.store import read_tensors, write_tensors
+from tests.conftest import files_end_at
 from tests.small import same_knowledge
 
 TENSORS = {
@@ -105,16 +104,8 @@ class TestFiles:
         assert read_tensors(tmp_path / "other") is None
 
     def test_a_failed_write_leaves_the_earlier_file(self, kept: Path) -> None:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        # The system lets no file grow beyond 100 bytes.
-        handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-        try:
-            with pytest.raises(UserError, match="File too large"):
-                write_tensors(kept, {"weights": torch.ones(100)})
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            signal.signal(signal.SIGXFSZ, handled)
+        with files_end_at(100), pytest.raises(UserError, match="File too large"):
+            write_tensors(kept, {"weights": torch.ones(100)})
         assert same_knowledge(listed(read_tensors(kept)), TENSORS)
         assert [file.name for file in kept.parent.iterdir()] == [kept.name]
 

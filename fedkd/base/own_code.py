@@ -17,6 +17,8 @@ from fedkd.base.files import code_hash, located, python_files
 
 _PREFIX = "_fedkd_own_"
 _LOADING = threading.RLock()
+_FOLDERS: list[str] = []
+"""Folders of the user's files, in `sys.path` because of them."""
 
 
 def load_file(file: str, noun: str) -> ModuleType:
@@ -50,9 +52,8 @@ def _imported(path: Path, name: str, file: str, noun: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        # At the end: a file beside the user's own must not hide a package that fedkd imports.
-        sys.path.append(str(path.parent))
+    _look_first_in(path.parent)
+    _forget_namesakes(path)
     sys.modules[name] = module  # dataclasses look their own module up while it is being run
     run: Callable[[ModuleType], None] = spec.loader.exec_module
     try:
@@ -83,6 +84,32 @@ def reason(error: BaseException) -> str:
     if isinstance(error, (UserError, DivergedError, FederationError)):
         return str(error)
     return blamed(error, *own_files())
+
+
+def _look_first_in(folder: Path) -> None:
+    """Have imports look into a folder of the user's before other folders of the user's, but behind all packages.
+
+    A file beside the user's own must not hide a package that fedkd imports.
+    """
+    name = str(folder)
+    if name in sys.path and name not in _FOLDERS:
+        return
+    if name in _FOLDERS:
+        sys.path.remove(name)
+    else:
+        _FOLDERS.append(name)
+    others = [at for at, each in enumerate(sys.path) if each in _FOLDERS]
+    sys.path.insert(min(others, default=len(sys.path)), name)
+
+
+def _forget_namesakes(path: Path) -> None:
+    """Forget modules of the user's that have the names of files beside this one, but came from another folder."""
+    for file in python_files(path):
+        parts = file.relative_to(path.parent).with_suffix("").parts
+        known = sys.modules.get(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+        origin = getattr(known, "__file__", None)
+        if origin and Path(origin).resolve() != file and any(origin.startswith(f"{each}/") for each in _FOLDERS):
+            del sys.modules[known.__name__]  # type: ignore[union-attr]
 
 
 def _forget(path: Path) -> None:

@@ -38,4 +38,5 @@ class FedProx(FedAvg):
 
     def loss(self, batch: Batch) -> Tensor:
         pulls = [(mine - batch.fixed[name]).square().sum() for name, mine in batch.parameters.items()]
-        return super().loss(batch) + self.mu / 2 * torch.stack(pulls).sum()
+        plain = super().loss(batch)
+        return plain + self.mu / 2 * torch.stack(pulls).sum() if pulls else plain
