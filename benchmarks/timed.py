@@ -13,7 +13,7 @@ from typing import Protocol
 from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.node.holdings import Holdings, Loader, Row
-from fedkd.protocol.client import set_up_process
+from fedkd.protocol.client import use_one_thread
 from fedkd.settings.federation import Federation
 from simulations.engine import Drive, Engine, Lane, chosen
 from simulations.ray_settings import RaySettings
@@ -50,7 +50,7 @@ def recipe_data(federation: Federation, client: int) -> Holdings:
 @contextmanager
 def started(runtime: str = "ray", ray: RaySettings | None = None, load: Loader = recipe_data) -> Iterator[Engine]:
     """An engine that runs, and is ended after the block."""
-    set_up_process()
+    use_one_thread()
     engine = chosen(runtime, client_app(load), ray or RaySettings())
     engine.begin(lambda: None)
     try:

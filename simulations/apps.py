@@ -16,7 +16,7 @@ from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.flower.strategy import tidy_up, wait_for_nodes
 from fedkd.node.holdings import Row
-from fedkd.protocol.client import set_up_process
+from fedkd.protocol.client import use_one_thread
 from fedkd.protocol.schedule import schedule_of
 from simulations.accuracy import Accuracy
 from simulations.data import load_holdings
@@ -34,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
     from simulations.identity import header_of
     from simulations.preparing import skew_rows
 
-    set_up_process()
+    use_one_thread()
     config = dict(context.run_config)
     out = str(config.pop("out", ""))
     if not config.get("clients"):

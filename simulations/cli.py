@@ -249,12 +249,12 @@ def refine(
 ) -> None:
     """Keep the part of a corpus that a teacher finds easier than a small reference does: manifest, text, figures."""
     out.print(f"fedkd: refining [bold]{escape(corpus)}[/] → {escape(str(results))}")
-    from fedkd.protocol.client import set_up_process
+    from fedkd.protocol.client import use_one_thread
     from simulations.refine import Refining
     from simulations.refine import refine as refined
     from simulations.stages import StageProgress
 
-    set_up_process()
+    use_one_thread()
     epochs = (teacher_epochs, reference_epochs)
     asked = Refining(corpus, teacher, reference, keep, score, noise, held, epochs, lr, batch_size, seed)
     outcome = refined(asked, StageProgress(out))

@@ -14,7 +14,7 @@ from fedkd.base.own_code import reason
 from fedkd.flower.apps import client_app
 from fedkd.flower.rounds import Rounds
 from fedkd.node.holdings import Row
-from fedkd.protocol.client import set_up_process
+from fedkd.protocol.client import use_one_thread
 from fedkd.settings.federation import Federation
 from simulations import engine
 from simulations.accuracy import Accuracy
@@ -62,7 +62,7 @@ class Study:
             Interrupted: `stop` was set.
         """
         watcher = watcher or Watcher()
-        set_up_process()
+        use_one_thread()
         look_beside([self.recipe.folder] if self.recipe.folder else [])
         forget_files()
         with closing(engine.chosen(runtime, client_app(load_holdings), self.recipe.ray, verbose)) as chosen:

@@ -261,10 +261,12 @@ def best_device() -> torch.device:
 
 
 def set_up_process() -> None:
-    """Set this process up to train: one torch thread, and freed memory is used again.
-
-    With more threads, sums and so results would depend on the number of cores.
-    """
+    """Set this process up to train: one torch thread, and freed memory is used again."""
     keep_freed_memory()
+    use_one_thread()
+
+
+def use_one_thread() -> None:
+    """Use one torch thread: with more, sums and so results would depend on the number of cores."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
