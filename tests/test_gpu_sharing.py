@@ -42,7 +42,7 @@ class Recorded(KD):
         if share < self.needs:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         began = time.time()
-        time.sleep(0.05)
+        time.sleep(0.2)
         super().learn(client, knowledge)
         line = [client.id, client.specs[client.id], os.environ.get("CUDA_VISIBLE_DEVICES"), share, began, time.time()]
         with Path(self.folder, f"{os.getpid()}.jsonl").open("a") as file:
@@ -130,8 +130,11 @@ def test_two_small_models_share_a_gpu_and_a_larger_one_is_alone(folders: dict[st
     large = [line for line in every if line[1] == "mlp(hidden=[9])"]
     assert {line[3] for line in large} == {1.0}
     assert not any(beside(line, every) for line in large)
+    # How many of the small ones have half a GPU, and how often two are there at once, depends on how fast workers start
+    # and on who is idle; that three are not there does not.
     small = [line for line in every if line[3] == 0.5]
-    assert {len(beside(line, small)) for line in small} == {0, 1}, "never three"
+    assert small
+    assert max(len(beside(line, small)) for line in small) <= 1, "never three"
 
 
 def test_a_gpu_that_is_too_small_is_shared_by_half_as_many(folders: dict[str, Path]) -> None:
