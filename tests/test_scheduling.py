@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
 from fedkd.base.errors import UserError
 from simulations.engine.dispatcher import ATTEMPTS, Dispatcher
-from simulations.engine.grid import LocalGrid, failed, name_message
+from simulations.engine.grid import failed, name_message
+from simulations.engine.inline import InlineGrid
 from simulations.engine.jobs import Job, NoWorkersError
 from simulations.engine.resources import MEMORY_A_WORKER, Need, Room, plan
 from simulations.engine.sizes import Sizes
@@ -152,7 +153,7 @@ class Setting:
         self.fake, self.sizes = fake, Sizes(settings, max((room.gpus for room in fake.there), default=0.0))
         self.dispatcher = Dispatcher(fake, self.sizes)
         work = {self.sizes.kind(model): 1.0 for model in kinds}
-        self._grid = _Grid(8)
+        self._grid = InlineGrid(ClientApp(), 8)
         self.thread = threading.Thread(target=self.dispatcher.serve, args=(work,), daemon=True)
         self.thread.start()
 
@@ -160,25 +161,11 @@ class Setting:
         """A message to a node."""
         message = Message(RecordDict(), dst_node_id=node, message_type="train")
         name_message(message)
-        return Job(message, self._grid.context(node), frozenset([self.sizes.kind(model)]), size, message)
+        return Job(message, self._grid._contexts[node], frozenset([self.sizes.kind(model)]), size, message)
 
     def submitted(self, *jobs: Job) -> list[Future[Answered]]:
         self.dispatcher.submit(jobs)
         return [job.outcome for job in jobs]
-
-
-class _Grid(LocalGrid):
-    def context(self, node: int) -> Context:
-        return self._contexts[node]
-
-    def push_messages(self, messages: Any) -> Any:
-        raise NotImplementedError
-
-    def pull_messages(self, message_ids: Any) -> Any:
-        raise NotImplementedError
-
-    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-        raise NotImplementedError
 
 
 def fine(job: Job, used: float = 0.0) -> Answered:
